@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fused attention with any modifier (layer: apply): softmax(modified(scale Q K^T)) V.
+#pragma once
+
+#include <cmath>
+
+#include "zerotune/apply/rows.hpp"
+#include "zerotune/kernel/attention_row.hpp"
+
+namespace zerotune {
+
+/// Options of attention. Acc is float, or double where the tensors are double.
+template <class Acc = float>
+struct attention_options {
+  /// Multiplies q.k; 0 stands for 1/sqrt(head_dim).
+  Acc softmax_scale = 0;
+  /// Output [batch, num_heads, q_len] if given: log sum exp of the modified logits (natural).
+  tensor_view<Acc, 3> lse{};
+  /// As in sequence_options.
+  tensor_view<const index_t, 1> kv_lengths{};
+  tensor_view<const index_t, 1> q_starts{};
+};
+
+inline namespace ZEROTUNE_ABI {
+namespace impl {
+
+template <class T>
+using plain = std::remove_const_t<T>;
+
+inline void check_scale(const char* function, double scale) {
+  if (!is_finite(scale)) fail(function, "softmax_scale", "a finite value", "NaN or infinity");
+}
+
+/// Checks q, k and v against one another. Returns the shape.
+template <class Q, class K, class V>
+attention_shape check_qkv(const char* function, const tensor_view<Q, 4>& q,
+                          const tensor_view<K, 4>& k, const tensor_view<V, 4>& v) {
+  check_memory(function, "q", q);
+  check_memory(function, "k", k);
+  check_memory(function, "v", v);
+  check_extent(function, "k", k, 0, "batch", q.extent(0));
+  check_extent(function, "v", v, 0, "batch", q.extent(0));
+  check_extent(function, "v", v, 1, "num_kv_heads", k.extent(1));
+  check_extent(function, "v", v, 2, "kv_len", k.extent(2));
+  check_extent(function, "k", k, 3, "head_dim", q.extent(3));
+  if (q.extent(3) < 1) fail(function, "q dim 3 (head_dim)", "at least 1", "0");
+  if (v.extent(3) < 1) fail(function, "v dim 3 (value_dim)", "at least 1", "0");
+  if (k.extent(1) < 1 || q.extent(1) % k.extent(1) != 0)
+    fail(function, "q dim 1 (num_heads)",
+         "a multiple of num_kv_heads = " + std::to_string(k.extent(1)),
+         std::to_string(q.extent(1)));
+  return {q.extent(0), q.extent(1), q.extent(2), k.extent(2)};
+}
+
+}  // namespace impl
+
+/// Attention of every query to the keys that it sees, the modifier applied to the logits, without a
+/// row of kv_len numbers (online softmax). Query head h reads key-value head h / group_size.
+///
+/// @param q         [batch, num_heads, q_len, head_dim]
+/// @param k         [batch, num_kv_heads, kv_len, head_dim]; num_heads % num_kv_heads == 0
+/// @param v         [batch, num_kv_heads, kv_len, value_dim]
+/// @param out       [batch, num_heads, q_len, value_dim], overwritten; zeros where nothing is seen
+/// @param modifier  any logit_modifier, masks included: causal{} | initial_token{gammas}
+/// @param options   scale, LSE output, sequence lengths and positions (prefill, chunk and decode
+///                  differ by q_len and q_starts only)
+/// @param executor  runs blocks of rows; the result does not depend on it
+/// Inputs may have any strides, also zero or negative, and any element types of one accumulator.
+/// Outputs may not overlap inputs. gamma = 1 and untouched heads are bitwise those of identity.
+/// @throws invalid_argument for what does not fit, before anything is written
+template <class Backend, class Q, class K, class V, element Out, logit_modifier Modifier,
+          impl::executor_reference Executor = serial_executor>
+  requires(element<impl::plain<Q>>&& element<impl::plain<K>>&&
+               std::same_as<impl::plain<K>, impl::plain<V>>)
+void attention(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
+               const tensor_view<V, 4>& v, const tensor_view<Out, 4>& out, const Modifier& modifier,
+               const attention_options<accumulator_t<impl::plain<K>>>& options = {},
+               Executor&& executor = {}) {
+  using kv_type = impl::plain<K>;
+  using acc = accumulator_t<kv_type>;
+  static_assert(
+      std::same_as<accumulator_t<impl::plain<Q>>, acc> && std::same_as<accumulator_t<Out>, acc>,
+      "zerotune: double and float tensors do not mix in one attention");
+  impl::require_kernel<Backend, form::attention, kv_type>();
+  constexpr const char* function = "attention";
+  const attention_shape shape = impl::check_qkv(function, q, k, v);
+  const impl::footprint written = impl::check_output(function, "out", out);
+  impl::check_extent(function, "out", out, 0, "batch", shape.batch);
+  impl::check_extent(function, "out", out, 1, "num_heads", shape.num_heads);
+  impl::check_extent(function, "out", out, 2, "q_len", shape.q_len);
+  impl::check_extent(function, "out", out, 3, "value_dim", v.extent(3));
+  const impl::footprint inputs[3] = {impl::check_memory(function, "q", q),
+                                     impl::check_memory(function, "k", k),
+                                     impl::check_memory(function, "v", v)};
+  constexpr const char* names[3] = {"q", "k", "v"};
+  for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "out", written, names[i], inputs[i]);
+  if (options.lse.data()) {
+    const impl::footprint lse = impl::check_output(function, "lse", options.lse);
+    impl::check_extent(function, "lse", options.lse, 0, "batch", shape.batch);
+    impl::check_extent(function, "lse", options.lse, 1, "num_heads", shape.num_heads);
+    impl::check_extent(function, "lse", options.lse, 2, "q_len", shape.q_len);
+    for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "lse", lse, names[i], inputs[i]);
+    impl::check_disjoint(function, "lse", lse, "out", written);
+  }
+  impl::check_scale(function, static_cast<double>(options.softmax_scale));
+  const geometry g = impl::resolve(function, shape, {options.kv_lengths, options.q_starts});
+  check_modifier(modifier, function, shape);
+  if (q.empty()) return;
+
+  const index_t group_size = shape.num_heads / k.extent(1);
+  const acc scale = options.softmax_scale != acc(0)
+                        ? options.softmax_scale
+                        : static_cast<acc>(1.0 / std::sqrt(static_cast<double>(q.extent(3))));
+  impl::for_row_blocks(executor, shape, [&](index_t b, index_t h, index_t first, index_t last) {
+    const index_t kv_head = h / group_size;
+    for (index_t i = first; i < last; ++i) {
+      const impl::attention_row_args<impl::plain<Q>, kv_type, Out> args{
+          q.pointer(b, h, i, 0),
+          q.stride(3),
+          k.pointer(b, kv_head, 0, 0),
+          k.stride(2),
+          k.stride(3),
+          v.pointer(b, kv_head, 0, 0),
+          v.stride(2),
+          v.stride(3),
+          out.pointer(b, h, i, 0),
+          out.stride(3),
+          options.lse.data() ? options.lse.pointer(b, h, i) : nullptr,
+          q.extent(3),
+          v.extent(3),
+          scale};
+      impl::attention_row<Backend>(args, g, modifier, g.at(b, h, i));
+    }
+  });
+}
+
+/// The same on the scalar back end.
+template <class Q, class K, class V, element Out, logit_modifier Modifier,
+          impl::executor_reference Executor = serial_executor>
+  requires(element<impl::plain<Q>>&& element<impl::plain<K>>&&
+               std::same_as<impl::plain<K>, impl::plain<V>>)
+void attention(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tensor_view<V, 4>& v,
+               const tensor_view<Out, 4>& out, const Modifier& modifier,
+               const attention_options<accumulator_t<impl::plain<K>>>& options = {},
+               Executor&& executor = {}) {
+  attention(backend::scalar{}, q, k, v, out, modifier, options, executor);
+}
+
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every macro of the library in one place (layer: core). docs/configuration.md describes each.
+#pragma once
+
+// --- language and target ------------------------------------------------------------------------
+
+#if !defined(__cplusplus) || __cplusplus < 202002L
+#error "zerotune needs C++20 (-std=c++20)"
+#endif
+
+/// Marks a function that a CUDA kernel may call as well; empty for a host compiler.
+#if defined(__CUDACC__)
+#define ZEROTUNE_HOST_DEVICE __host__ __device__
+#else
+#define ZEROTUNE_HOST_DEVICE
+#endif
+
+/// Inlined at every call, also without optimisation, so that no weak symbol is left behind. Members
+/// of types outside the tagged namespace carry it: see ZEROTUNE_ABI.
+#define ZEROTUNE_ALWAYS_INLINE ZEROTUNE_HOST_DEVICE [[gnu::always_inline]] inline
+
+/// 1 where errors are thrown; 0 where the error handler is called (core/error.hpp).
+#ifndef ZEROTUNE_EXCEPTIONS
+#if defined(__cpp_exceptions) && __cpp_exceptions
+#define ZEROTUNE_EXCEPTIONS 1
+#else
+#define ZEROTUNE_EXCEPTIONS 0
+#endif
+#endif
+
+/// 1 checks the preconditions of kernels as well (default: as assert, so without NDEBUG).
+#ifndef ZEROTUNE_DEBUG_CHECKS
+#ifdef NDEBUG
+#define ZEROTUNE_DEBUG_CHECKS 0
+#else
+#define ZEROTUNE_DEBUG_CHECKS 1
+#endif
+#endif
+
+// --- the tag of the inline namespace ------------------------------------------------------------
+// Functions compiled with other instructions, other floating-point rules or other error handling
+// are other functions. Each such choice is a part of the name of the inline namespace that they
+// live in, so that a linker can never put one in the place of another.
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#define ZEROTUNE_TAG_ARCH avx512_amx
+#elif defined(__AVX512FP16__)
+#define ZEROTUNE_TAG_ARCH avx512_fp16
+#elif defined(__AVX512BF16__)
+#define ZEROTUNE_TAG_ARCH avx512_bf16
+#else
+#define ZEROTUNE_TAG_ARCH avx512
+#endif
+#elif defined(__AVX512F__)
+#define ZEROTUNE_TAG_ARCH avx512f
+#elif defined(__AVX2__)
+#define ZEROTUNE_TAG_ARCH avx2
+#elif defined(__AVX__)
+#define ZEROTUNE_TAG_ARCH avx
+#elif defined(__SSE4_2__)
+#define ZEROTUNE_TAG_ARCH sse4_2
+#elif defined(__SSE4_1__)
+#define ZEROTUNE_TAG_ARCH sse4_1
+#elif defined(__SSSE3__)
+#define ZEROTUNE_TAG_ARCH ssse3
+#elif defined(__SSE3__)
+#define ZEROTUNE_TAG_ARCH sse3
+#elif defined(__SSE2__)
+#define ZEROTUNE_TAG_ARCH sse2
+#elif defined(__ARM_FEATURE_SVE)
+#define ZEROTUNE_TAG_ARCH sve
+#elif defined(__ARM_NEON)
+#define ZEROTUNE_TAG_ARCH neon
+#else
+#define ZEROTUNE_TAG_ARCH generic
+#endif
+
+#if defined(__FMA__)
+#define ZEROTUNE_TAG_FMA _fma
+#else
+#define ZEROTUNE_TAG_FMA
+#endif
+#if defined(__F16C__)
+#define ZEROTUNE_TAG_F16C _f16c
+#else
+#define ZEROTUNE_TAG_F16C
+#endif
+#if defined(__FAST_MATH__)
+#define ZEROTUNE_TAG_MATH _fast
+#elif defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#define ZEROTUNE_TAG_MATH _finite
+#else
+#define ZEROTUNE_TAG_MATH
+#endif
+#if ZEROTUNE_EXCEPTIONS
+#define ZEROTUNE_TAG_ERRORS
+#else
+#define ZEROTUNE_TAG_ERRORS _noexc
+#endif
+#if ZEROTUNE_DEBUG_CHECKS
+#define ZEROTUNE_TAG_CHECKS _checked
+#else
+#define ZEROTUNE_TAG_CHECKS
+#endif
+
+#define ZEROTUNE_CONCAT_I(a, b, c, d, e, f) zt_##a##b##c##d##e##f
+#define ZEROTUNE_CONCAT(a, b, c, d, e, f) ZEROTUNE_CONCAT_I(a, b, c, d, e, f)
+/// Name of the inline namespace of every function of the library in this translation unit.
+#define ZEROTUNE_ABI                                                                         \
+  ZEROTUNE_CONCAT(ZEROTUNE_TAG_ARCH, ZEROTUNE_TAG_FMA, ZEROTUNE_TAG_F16C, ZEROTUNE_TAG_MATH, \
+                  ZEROTUNE_TAG_ERRORS, ZEROTUNE_TAG_CHECKS)
+
+#define ZEROTUNE_STRINGISE_I(x) #x
+#define ZEROTUNE_STRINGISE(x) ZEROTUNE_STRINGISE_I(x)
+/// The same as text, for reports.
+#define ZEROTUNE_ABI_NAME ZEROTUNE_STRINGISE(ZEROTUNE_ABI)

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// thread_pool: an executor over std::thread (layer: core).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "zerotune/core/error.hpp"
+#include "zerotune/core/executor.hpp"
+
+namespace zerotune {
+inline namespace ZEROTUNE_ABI {
+
+/// A fixed number of threads, the caller's among them, that sleep between calls. Several threads
+/// may call parallel_for at once (they take turns); a call from inside a body runs serially.
+class thread_pool {
+ public:
+  /// @param num_threads  threads that work on a call, the caller's included; at least 1
+  /// @throws invalid_argument if num_threads < 1
+  explicit thread_pool(int num_threads) {
+    if (num_threads < 1)
+      impl::fail("thread_pool", "num_threads", "at least 1", std::to_string(num_threads));
+    workers_.reserve(static_cast<std::size_t>(num_threads - 1));
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { serve(); });
+  }
+  thread_pool(const thread_pool&) = delete;
+  thread_pool& operator=(const thread_pool&) = delete;
+  ~thread_pool() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// @throws whatever a body throws: the first exception, once all running bodies have ended; the
+  ///         bodies that had not begun by then are not called
+  template <class Body>
+  void parallel_for(index_t count, const Body& body) {
+    if (count <= 0) return;
+    if (workers_.empty() || count == 1 || active_pool() == this) {
+      for (index_t i = 0; i < count; ++i) body(i);
+      return;
+    }
+    const std::lock_guard turn(turn_);
+    job work{count, &body, [](const void* b, index_t i) { (*static_cast<const Body*>(b))(i); }};
+    {
+      const std::lock_guard lock(mutex_);
+      job_ = &work;
+      ++generation_;
+    }
+    wake_.notify_all();
+    run(work);
+    std::unique_lock lock(mutex_);
+    job_ = nullptr;
+    idle_.wait(lock, [this] { return busy_ == 0; });
+#if ZEROTUNE_EXCEPTIONS
+    if (work.error) std::rethrow_exception(work.error);
+#endif
+  }
+
+ private:
+  struct job {
+    index_t count;
+    const void* body;
+    void (*call)(const void*, index_t);
+    std::atomic<index_t> next{0};
+    std::exception_ptr error{};
+  };
+
+  static const thread_pool*& active_pool() {
+    thread_local const thread_pool* pool = nullptr;
+    return pool;
+  }
+
+  void run(job& work) {
+    const thread_pool* const outer = active_pool();
+    active_pool() = this;
+    for (index_t i; (i = work.next.fetch_add(1, std::memory_order_relaxed)) < work.count;) {
+#if ZEROTUNE_EXCEPTIONS
+      try {
+        work.call(work.body, i);
+      } catch (...) {
+        work.next.store(work.count, std::memory_order_relaxed);
+        const std::lock_guard lock(mutex_);
+        if (!work.error) work.error = std::current_exception();
+      }
+#else
+      work.call(work.body, i);
+#endif
+    }
+    active_pool() = outer;
+  }
+
+  void serve() {
+    std::unique_lock lock(mutex_);
+    std::uint64_t seen = 0;
+    for (;;) {
+      wake_.wait(lock, [&] { return stopping_ || (job_ && generation_ != seen); });
+      if (stopping_) return;
+      seen = generation_;
+      job* const work = job_;
+      ++busy_;
+      lock.unlock();
+      run(*work);
+      lock.lock();
+      if (--busy_ == 0) idle_.notify_one();
+    }
+  }
+
+  std::vector<std::thread> workers_;
+  std::mutex turn_;  // one call at a time
+  std::mutex mutex_;
+  std::condition_variable wake_, idle_;
+  job* job_ = nullptr;
+  std::uint64_t generation_ = 0;
+  int busy_ = 0;
+  bool stopping_ = false;
+};
+
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune

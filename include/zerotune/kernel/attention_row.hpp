@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fused attention on one row (layer: kernel): the online softmax over blocks of keys, with any
+// modifier; no row of kv_len numbers is kept. Milakov and Gimelshein, arXiv 1805.02867.
+#pragma once
+
+#include "zerotune/kernel/geometry.hpp"
+#include "zerotune/kernel/kernel.hpp"
+
+namespace zerotune {
+inline namespace ZEROTUNE_ABI {
+namespace impl {
+
+/// Keys that a step of the online softmax takes, and value columns that one pass accumulates; a
+/// larger value_dim takes further passes over the keys.
+inline constexpr index_t attention_block = 64;
+inline constexpr index_t attention_columns = 256;
+
+/// What a row of attention reads and writes; every pointer stands at the row's own (batch, head).
+template <element Q, element KV, element Out>
+struct attention_row_args {
+  const Q* q;
+  index_t q_stride;
+  const KV* k;
+  index_t k_row, k_stride;
+  const KV* v;
+  index_t v_row, v_stride;
+  Out* out;
+  index_t out_stride;
+  accumulator_t<KV>* lse;  // or null
+  index_t head_dim, value_dim;
+  accumulator_t<KV> softmax_scale;
+};
+
+/// Running maximum and sum of a row; `poison` is NaN once a visible query-key product was not
+/// finite, else 0.
+template <class Acc>
+struct online_softmax {
+  Acc maximum = std::numeric_limits<Acc>::lowest();
+  Acc sum = 0;
+  Acc poison = 0;
+  index_t count = 0;
+};
+
+/// Scores of one block of keys after the modifier; hidden keys get mask_bias. Returns the number of
+/// keys that are seen.
+template <class Backend, element Q, element KV, element Out, logit_modifier Modifier>
+index_t block_scores(const attention_row_args<Q, KV, Out>& a, const Modifier& m, row r, range block,
+                     bool ignore_zero_gamma, accumulator_t<KV>* scores,
+                     online_softmax<accumulator_t<KV>>& state) noexcept {
+  using acc = accumulator_t<KV>;
+  const tile_effect effect = m.effect(head_of{r.batch, r.head}, range{r.q_pos, r.q_pos + 1}, block);
+  if (effect == tile_effect::masked) return 0;
+  for (index_t j = block.begin; j < block.end; ++j)
+    scores[j - block.begin] =
+        a.softmax_scale *
+        row_ops<Backend, KV>::dot(a.q, a.q_stride, a.k + j * a.k_row, a.k_stride, a.head_dim);
+  index_t hidden = 0;
+  if (effect == tile_effect::apply) {
+    const range changed = intersect(changed_keys(m, r), block);
+    for (index_t j = changed.begin; j < changed.end; ++j) {
+      acc& score = scores[j - block.begin];
+      const double position = static_cast<double>(j);
+      acc bias = static_cast<acc>(bias_part(m, r, position));
+      if (is_masked(bias)) {
+        score = mask_bias<acc>();
+        ++hidden;
+        continue;
+      }
+      state.poison += score * acc(0);  // a bounded transform would hide an infinite product
+      if (ignore_zero_gamma && is_zero_gamma(bias)) bias = 0;
+      score = transform_part(m, r, static_cast<acc>(position), score) + bias;
+    }
+  }
+  for (index_t i = 0; i < block.size(); ++i) {
+    if (hidden > 0 && is_masked(scores[i])) continue;
+    state.poison += scores[i] * acc(0);
+    state.maximum = scores[i] > state.maximum ? scores[i] : state.maximum;
+  }
+  return block.size() - hidden;
+}
+
+/// One pass over the keys for value columns [first, first + columns).
+template <class Backend, element Q, element KV, element Out, logit_modifier Modifier>
+online_softmax<accumulator_t<KV>> attention_pass(const attention_row_args<Q, KV, Out>& a,
+                                                 const Modifier& m, row r, range seen,
+                                                 bool ignore_zero_gamma, index_t first,
+                                                 index_t columns,
+                                                 accumulator_t<KV>* sums) noexcept {
+  using ops = row_ops<Backend, KV>;
+  using acc = accumulator_t<KV>;
+  acc scores[attention_block];
+  online_softmax<acc> state;
+  for (index_t c = 0; c < columns; ++c) sums[c] = 0;
+  for (index_t begin = seen.begin; begin < seen.end; begin += attention_block) {
+    const range block{begin,
+                      begin + attention_block < seen.end ? begin + attention_block : seen.end};
+    const acc former = state.maximum;
+    const index_t count = block_scores<Backend>(a, m, r, block, ignore_zero_gamma, scores, state);
+    if (count == 0) continue;
+    if (state.count > 0 && state.maximum != former) {
+      const acc shrink = exp_of(former - state.maximum);
+      state.sum *= shrink;
+      for (index_t c = 0; c < columns; ++c) sums[c] *= shrink;
+    }
+    state.count += count;
+    state.sum += ops::exp_and_sum(scores, state.maximum, block.size());
+    for (index_t j = block.begin; j < block.end; ++j) {
+      const acc weight = scores[j - block.begin];
+      if (weight != acc(0))  // 0 * NaN: a hidden value is not read
+        ops::axpy(weight, a.v + j * a.v_row + first * a.v_stride, a.v_stride, sums, columns);
+    }
+  }
+  state.sum += state.poison;
+  return state;
+}
+
+/// Attention of one row: out = softmax(modified logits) V, zeros and LSE = -inf where nothing is
+/// seen. Where gamma = 0 excludes all that is seen, the row is computed as if gamma were 1.
+template <class Backend, element Q, element KV, element Out, logit_modifier Modifier>
+void attention_row(const attention_row_args<Q, KV, Out>& a, const geometry& g, const Modifier& m,
+                   row r) noexcept {
+  using acc = accumulator_t<KV>;
+  const range seen = seen_keys(g, m, r);
+  acc sums[attention_columns];
+  for (index_t first = 0; first < a.value_dim || first == 0; first += attention_columns) {
+    const index_t left = a.value_dim - first;
+    const index_t columns = left < attention_columns ? left : attention_columns;
+    auto state = attention_pass<Backend>(a, m, r, seen, false, first, columns, sums);
+    if (state.count > 0 && state.maximum <= zero_threshold<acc>)
+      state = attention_pass<Backend>(a, m, r, seen, true, first, columns, sums);
+    const bool none = state.count == 0;
+    row_ops<Backend, Out>::store(sums, none ? acc(0) : acc(1) / state.sum,
+                                 a.out + first * a.out_stride, a.out_stride, columns);
+    if (a.lse && first == 0)
+      *a.lse = none ? minus_infinity(acc{}) : state.maximum + log_of(state.sum);
+  }
+}
+
+}  // namespace impl
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune
