@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The key forms (layer: apply): the augmented key (exact), the value indicator (exact) and the
-// paper's scaled key (not exact). docs/design.md, section 2.
+// paper's scaled key (not exact). docs/mathematics.md, section 2.
 #pragma once
 
 #include "zerotune/apply/attention.hpp"
@@ -28,6 +28,15 @@ void copy_rows(const tensor_view<From, 4>& from, const tensor_view<To, 4>& to, E
   });
 }
 
+/// The coordinate that stands for gamma = 0 where -1e30 / softmax_scale does not fit: it has to be
+/// finite, since the keys meet it with zeros.
+template <class T>
+inline constexpr double least_coordinate = -1e38;
+template <>
+inline constexpr double least_coordinate<double> = -1e300;
+template <>
+inline constexpr double least_coordinate<float16> = -6e4;
+
 template <class From, class To>
 void check_augmented(const char* function, const char* name, const tensor_view<From, 4>& from,
                      const tensor_view<To, 4>& to, index_t extra) {
@@ -54,7 +63,8 @@ void check_augmented(const char* function, const char* name, const tensor_view<F
 /// @param kv_len    number of keys of the call
 /// @param softmax_scale  the scale that the host will use: give it to the host explicitly, its
 ///                  default would be 1/sqrt(head_dim + extra)
-/// @throws invalid_argument for what does not fit, before anything is written
+/// @throws invalid_argument for what does not fit, before anything is written; also where
+///         log gamma / softmax_scale leaves the range of the element type
 /// Exact if the host does not softcap. Costs one more column (two in 16 bits) of q and k.
 template <class Q, element T, bias_modifier Modifier,
           impl::executor_reference Executor = serial_executor>
@@ -71,15 +81,31 @@ void augment_query(const tensor_view<Q, 4>& q, const tensor_view<T, 4>& out,
   const geometry g = impl::resolve(function, shape, options);
   check_modifier(modifier, function, shape);
   impl::check_single_key(function, modifier, g);
+  const auto coordinate_of = [&](row r) {
+    const range seen = impl::seen_keys(g, modifier, r);
+    const range changed = intersect(changed_keys(modifier, r), seen);
+    if (changed.empty() || impl::sees_only_excluded(modifier, r, seen)) return 0.0;
+    const double bias = modifier.log_bias(r, static_cast<double>(changed.begin));
+    const double coordinate = bias / softmax_scale;
+    return impl::is_zero_gamma(bias) && coordinate < impl::least_coordinate<T>
+               ? impl::least_coordinate<T>
+               : coordinate;
+  };
+  for (index_t b = 0; b < shape.batch; ++b)
+    for (index_t h = 0; h < shape.num_heads; ++h)
+      for (index_t i = 0; i < shape.q_len; ++i) {
+        const double coordinate = coordinate_of(g.at(b, h, i));
+        const bool fits = std::abs(coordinate) <= -impl::least_coordinate<T>;
+        const bool excludes = coordinate * softmax_scale < -1e3;
+        if (!fits || (coordinate == impl::least_coordinate<T> && !excludes))
+          impl::fail(function, "softmax_scale",
+                     "log gamma / softmax_scale within the element type's range",
+                     std::to_string(softmax_scale));
+      }
   impl::copy_rows(q, out, executor);
   using acc = accumulator_t<T>;
   impl::for_rows(executor, out, g, [&](T* data, row r) {
-    const range seen = impl::seen_keys(g, modifier, r);
-    const range changed = intersect(changed_keys(modifier, r), seen);
-    double coordinate = 0.0;
-    if (!changed.empty() && !impl::sees_only_excluded(modifier, r, seen))
-      coordinate = modifier.log_bias(r, static_cast<double>(changed.begin)) / softmax_scale;
-    if (std::is_same_v<T, float16> && coordinate < -6e4) coordinate = -6e4;
+    const double coordinate = coordinate_of(r);
     T* const extra = data + q.extent(3) * out.stride(3);
     const T high = static_cast<T>(static_cast<acc>(coordinate));
     extra[0] = high;

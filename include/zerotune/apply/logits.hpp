@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The logits form (layer: apply): l_0 += log gamma before softmax. Exact; docs/design.md,
+// The logits form (layer: apply): l_0 += log gamma before softmax. Exact; docs/mathematics.md,
 // section 2.
 #pragma once
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mask form (layer: apply): an additive mask with log gamma at the initial token, for kernels
-// that take one. Exact; docs/design.md, section 2.
+// that take one. Exact; docs/mathematics.md, section 2.
 #pragma once
 
 #include "zerotune/apply/rows.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The output form (layer: apply): corrects what a black-box kernel has computed, from its output
-// and LSE, or from its output and the initial token's weight. docs/design.md, section 2.
+// and LSE, or from its output and the initial token's weight. docs/mathematics.md, section 2.
 #pragma once
 
 #include <cmath>
@@ -14,9 +14,9 @@ namespace zerotune {
 /// Options of correct_output: what the black box did, and when a row is too amplified to correct.
 struct output_options {
   /// The scale that the black box used; 0 stands for 1/sqrt(head_dim).
-  float softmax_scale = 0;
+  double softmax_scale = 0;
   /// The softcap that the black box used; 0: none.
-  float softcap = 0;
+  double softcap = 0;
   /// Rows whose D is below are left untouched and listed: errors of o grow by 1/D.
   double min_d = 1e-3;
   /// As in sequence_options.
@@ -158,7 +158,7 @@ output_report correct_output(Backend, const tensor_view<Out, 4>& out,
         return impl::weight_from_lse<Backend>(
             static_cast<const impl::plain<Q>*>(q.pointer(b, h, i, 0)), q.stride(3),
             static_cast<const kv_type*>(k.pointer(b, h / group_size, j, 0)), k.stride(3),
-            q.extent(3), scale, static_cast<double>(options.softcap),
+            q.extent(3), scale, options.softcap,
             static_cast<double>(lse(b, h, i)));
       },
       [&](index_t b, index_t h, index_t i, double d) {

@@ -32,7 +32,8 @@ class tensor_view {
   using value_type = std::remove_cv_t<T>;
   using memory_type = Memory;
 
-  tensor_view() = default;
+  /// Empty. Not defaulted: a defaulted constructor would be a weak symbol without optimisation.
+  ZEROTUNE_ALWAYS_INLINE constexpr tensor_view() {}
 
   /// A contiguous row-major view.
   ZEROTUNE_ALWAYS_INLINE constexpr tensor_view(T* data, const index_t (&extents)[Rank])

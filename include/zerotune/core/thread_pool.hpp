@@ -20,23 +20,25 @@ inline namespace ZEROTUNE_ABI {
 class thread_pool {
  public:
   /// @param num_threads  threads that work on a call, the caller's included; at least 1
-  /// @throws invalid_argument if num_threads < 1
+  /// @throws invalid_argument if num_threads < 1; std::system_error if a thread cannot be started
   explicit thread_pool(int num_threads) {
     if (num_threads < 1)
       impl::fail("thread_pool", "num_threads", "at least 1", std::to_string(num_threads));
     workers_.reserve(static_cast<std::size_t>(num_threads - 1));
-    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { serve(); });
+#if ZEROTUNE_EXCEPTIONS
+    try {
+      start(num_threads - 1);
+    } catch (...) {  // no thread to be had: end those that were
+      stop();
+      throw;
+    }
+#else
+    start(num_threads - 1);
+#endif
   }
   thread_pool(const thread_pool&) = delete;
   thread_pool& operator=(const thread_pool&) = delete;
-  ~thread_pool() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    wake_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
-  }
+  ~thread_pool() { stop(); }
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
@@ -74,6 +76,18 @@ class thread_pool {
     std::atomic<index_t> next{0};
     std::exception_ptr error{};
   };
+
+  void start(int count) {
+    for (int i = 0; i < count; ++i) workers_.emplace_back([this] { serve(); });
+  }
+  void stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
 
   static const thread_pool*& active_pool() {
     thread_local const thread_pool* pool = nullptr;

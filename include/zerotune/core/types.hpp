@@ -40,8 +40,8 @@ ZEROTUNE_ALWAYS_INLINE constexpr range hull(range a, range b) {
   return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end};
 }
 
-/// All positions: what a modifier without masks sees.
-inline constexpr range everywhere{-(index_t{1} << 62), index_t{1} << 62};
+/// All positions: what a modifier without masks sees. Its size still fits index_t.
+inline constexpr range everywhere{1 - (index_t{1} << 62), index_t{1} << 62};
 
 /// One row of attention: a query of one head of one sequence. `q_pos` is logical: the position of
 /// the query in its sequence, as the keys' positions are.

@@ -41,6 +41,58 @@ struct online_softmax {
   index_t count = 0;
 };
 
+/// A back end that offers dots, raise_maximum and accumulate takes a block of keys in one call.
+template <class Backend, class Q, class KV>
+concept has_block_operations = requires(const Q* q, const KV* kv, index_t i, accumulator_t<KV> x,
+                                        accumulator_t<KV>* y) {
+  row_ops<Backend, KV>::dots(q, i, kv, i, i, i, x, y, i);
+  row_ops<Backend, KV>::raise_maximum(y, i, y);
+  row_ops<Backend, KV>::accumulate(y, i, kv, i, i, y, i);
+};
+
+/// softmax_scale <q, k_j> for the keys of a block.
+template <class Backend, element Q, element KV, element Out>
+void block_dots(const attention_row_args<Q, KV, Out>& a, range block,
+                accumulator_t<KV>* scores) noexcept {
+  using ops = row_ops<Backend, KV>;
+  if constexpr (has_block_operations<Backend, Q, KV>) {
+    ops::dots(a.q, a.q_stride, a.k + block.begin * a.k_row, a.k_row, a.k_stride, a.head_dim,
+              a.softmax_scale, scores, block.size());
+  } else {
+    for (index_t j = block.begin; j < block.end; ++j)
+      scores[j - block.begin] =
+          a.softmax_scale * ops::dot(a.q, a.q_stride, a.k + j * a.k_row, a.k_stride, a.head_dim);
+  }
+}
+
+/// Applies the modifier to the scores of the keys `changed`; hidden keys get mask_bias. *poison
+/// becomes NaN if a score was not finite: a bounded transform would hide it. Returns the number of
+/// hidden keys.
+template <class Backend, class Acc, logit_modifier Modifier>
+index_t modify_scores(const Modifier& m, row r, range changed, bool ignore_zero_gamma, Acc* scores,
+                      Acc* poison) noexcept {
+  index_t hidden = 0, done = 0;
+  if constexpr (requires {
+                  row_ops<Backend, Acc>::modify(m, r, changed, ignore_zero_gamma, scores, &hidden,
+                                                poison);
+                })
+    done = row_ops<Backend, Acc>::modify(m, r, changed, ignore_zero_gamma, scores, &hidden, poison);
+  for (index_t j = changed.begin + done; j < changed.end; ++j) {
+    Acc& score = scores[j - changed.begin];
+    const double position = static_cast<double>(j);
+    Acc bias = static_cast<Acc>(bias_part(m, r, position));
+    if (is_masked(bias)) {
+      score = mask_bias<Acc>();
+      ++hidden;
+      continue;
+    }
+    *poison += score * Acc(0);
+    if (ignore_zero_gamma && is_zero_gamma(bias)) bias = 0;
+    score = transform_part(m, r, static_cast<Acc>(position), score) + bias;
+  }
+  return hidden;
+}
+
 /// Scores of one block of keys after the modifier; hidden keys get mask_bias. Returns the number of
 /// keys that are seen.
 template <class Backend, element Q, element KV, element Out, logit_modifier Modifier>
@@ -50,25 +102,18 @@ index_t block_scores(const attention_row_args<Q, KV, Out>& a, const Modifier& m,
   using acc = accumulator_t<KV>;
   const tile_effect effect = m.effect(head_of{r.batch, r.head}, range{r.q_pos, r.q_pos + 1}, block);
   if (effect == tile_effect::masked) return 0;
-  for (index_t j = block.begin; j < block.end; ++j)
-    scores[j - block.begin] =
-        a.softmax_scale *
-        row_ops<Backend, KV>::dot(a.q, a.q_stride, a.k + j * a.k_row, a.k_stride, a.head_dim);
+  block_dots<Backend>(a, block, scores);
   index_t hidden = 0;
   if (effect == tile_effect::apply) {
     const range changed = intersect(changed_keys(m, r), block);
-    for (index_t j = changed.begin; j < changed.end; ++j) {
-      acc& score = scores[j - block.begin];
-      const double position = static_cast<double>(j);
-      acc bias = static_cast<acc>(bias_part(m, r, position));
-      if (is_masked(bias)) {
-        score = mask_bias<acc>();
-        ++hidden;
-        continue;
-      }
-      state.poison += score * acc(0);  // a bounded transform would hide an infinite product
-      if (ignore_zero_gamma && is_zero_gamma(bias)) bias = 0;
-      score = transform_part(m, r, static_cast<acc>(position), score) + bias;
+    if (!changed.empty())
+      hidden = modify_scores<Backend>(m, r, changed, ignore_zero_gamma,
+                                      scores + (changed.begin - block.begin), &state.poison);
+  }
+  if constexpr (has_block_operations<Backend, Q, KV>) {
+    if (hidden == 0) {
+      state.poison += row_ops<Backend, KV>::raise_maximum(scores, block.size(), &state.maximum);
+      return block.size();
     }
   }
   for (index_t i = 0; i < block.size(); ++i) {
@@ -104,6 +149,13 @@ online_softmax<accumulator_t<KV>> attention_pass(const attention_row_args<Q, KV,
     }
     state.count += count;
     state.sum += ops::exp_and_sum(scores, state.maximum, block.size());
+    if constexpr (has_block_operations<Backend, Q, KV>) {
+      if (count == block.size()) {
+        ops::accumulate(scores, count, a.v + block.begin * a.v_row + first * a.v_stride, a.v_row,
+                        a.v_stride, sums, columns);
+        continue;
+      }
+    }
     for (index_t j = block.begin; j < block.end; ++j) {
       const acc weight = scores[j - block.begin];
       if (weight != acc(0))  // 0 * NaN: a hidden value is not read
@@ -133,6 +185,34 @@ void attention_row(const attention_row_args<Q, KV, Out>& a, const geometry& g, c
                                  a.out + first * a.out_stride, a.out_stride, columns);
     if (a.lse && first == 0)
       *a.lse = none ? minus_infinity(acc{}) : state.maximum + log_of(state.sum);
+  }
+}
+
+/// The distance from one query's row to the next one's, in elements.
+struct row_steps {
+  index_t q, out, lse;
+};
+
+/// A back end's own attention of several rows at once; specialised in its folder. `run` returns
+/// false where it leaves the rows to attention_row.
+template <class Backend, class Acc>
+struct attention_tile {
+  template <class... Args>
+  static constexpr bool run(const Args&...) noexcept {
+    return false;
+  }
+};
+
+/// Attention of the queries [queries.begin, queries.end) of one head; `a` stands at the first.
+template <class Backend, element Q, element KV, element Out, logit_modifier Modifier>
+void attention_rows(attention_row_args<Q, KV, Out> a, const row_steps& steps, const geometry& g,
+                    const Modifier& m, index_t batch, index_t head, range queries) noexcept {
+  if (attention_tile<Backend, accumulator_t<KV>>::run(a, steps, g, m, batch, head, queries)) return;
+  for (index_t i = queries.begin; i < queries.end; ++i) {
+    attention_row<Backend>(a, g, m, g.at(batch, head, i));
+    a.q += steps.q;
+    a.out += steps.out;
+    if (a.lse) a.lse += steps.lse;
   }
 }
 

@@ -9,7 +9,7 @@
 
 namespace zerotune {
 
-/// The forms that a back end may have a kernel for (docs/design.md, section 2).
+/// The forms that a back end may have a kernel for (docs/mathematics.md, section 2).
 enum class form { weights, logits, mask, keys, output, gradient, attention };
 
 inline namespace ZEROTUNE_ABI {
@@ -24,6 +24,14 @@ inline namespace ZEROTUNE_ABI {
 ///   void axpy(acc weight, const T* x, index_t stride, acc* y, index_t count)   y += weight * x
 ///   void store(const acc* x, acc factor, T* y, index_t stride, index_t count)  y = x * factor
 ///   acc exp_and_sum(acc* x, acc shift, index_t count)   x = exp(x - shift), returns their sum
+///
+/// and, if it takes a block of keys better than one at a time (kernel/attention_row.hpp):
+///
+///   void dots(const U* q, index_t q_stride, const T* k, index_t k_row, index_t k_stride,
+///             index_t count, acc factor, acc* scores, index_t keys)   scores_j = factor <q, k_j>
+///   acc raise_maximum(const acc* x, index_t count, acc* maximum)   NaN if an x is not finite, or 0
+///   void accumulate(const acc* weights, index_t keys, const T* v, index_t v_row,
+///                   index_t v_stride, acc* y, index_t count)            y += sum_j weights_j v_j
 template <class Backend, class T>
 struct row_ops;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The output form on one row (layer: kernel): a black box's (o, L) becomes
 // o' = o / D + (e^b - 1) e^t / D v_j, L' = L + log D, t = min(0, l_j - L); and the effect of log
-// gamma on a loss, a'_0 <dL/do', v_0 - o'>. docs/design.md, section 2.
+// gamma on a loss, a'_0 <dL/do', v_0 - o'>. docs/mathematics.md, section 2.
 #pragma once
 
 #include "zerotune/kernel/geometry.hpp"
@@ -11,8 +11,8 @@ namespace zerotune {
 
 /// What became of a row of a black box's output.
 enum class row_status : std::uint8_t {
-  unchanged,  ///< nothing to correct: gamma = 1, or the row does not see a changed key, or sees it
-              ///< only
+  unchanged,  ///< nothing to correct: gamma = 1, or the row does not see a changed key, or gamma = 0
+              ///< would leave it nothing
   corrected,  ///< output and LSE are those of the modified attention
   amplified,  ///< D < min_d would amplify the errors of o: left as it was, for the host to
               ///< recompute
@@ -41,8 +41,13 @@ row_status correct_row(const KV* v, index_t v_row, index_t v_stride, Out* out, i
   *d = 1.0;
   const range seen = seen_keys(g, m, r);
   const range changed = intersect(changed_keys(m, r), seen);
-  if (changed.empty() || seen.size() == 1 || sees_only_excluded(m, r, seen))
-    return row_status::unchanged;
+  if (changed.empty() || sees_only_excluded(m, r, seen)) return row_status::unchanged;
+  if (seen.size() == 1) {  // the output is that key's value under every gamma; its LSE is not
+    const double bias = m.log_bias(r, static_cast<double>(seen.begin));
+    if (bias == 0.0 || is_masked(bias)) return row_status::unchanged;
+    *d = exp_of(bias);
+    return row_status::corrected;
+  }
   *d = row_divisor(m, r, changed, weight);
   if (*d == 1.0) return row_status::unchanged;
   if (!(*d >= min_d)) return row_status::amplified;

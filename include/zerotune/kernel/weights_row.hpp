@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weights form on one row (layer: kernel): a'_j = a_j e^{b_j} / D with
-// D = (sum_changed a_j e^{b_j} + S_rest) / (sum_changed a_j + S_rest), docs/design.md section 2.
+// D = (sum_changed a_j e^{b_j} + S_rest) / (sum_changed a_j + S_rest), docs/mathematics.md, section 2.
 #pragma once
 
 #include "zerotune/kernel/geometry.hpp"
@@ -43,9 +43,15 @@ void rescale_row(T* weights, index_t stride, const geometry& g, const Modifier& 
   const double d = (after + rest) / (before + rest);
   if (d == 0.0) return;  // gamma = 0 took all the weight that there was: nothing is left to share
 
-  const acc factor = static_cast<acc>(1.0 / d);
-  ops::scale(weights + seen.begin * stride, stride, changed.begin - seen.begin, factor);
-  ops::scale(weights + changed.end * stride, stride, seen.end - changed.end, factor);
+  const auto scale_rest = [&](acc factor) {
+    ops::scale(weights + seen.begin * stride, stride, changed.begin - seen.begin, factor);
+    ops::scale(weights + changed.end * stride, stride, seen.end - changed.end, factor);
+  };
+  // 1/D overflows where the rest is tiny and gamma takes what it stood beside: two steps then.
+  constexpr acc step = sizeof(acc) == sizeof(float) ? acc(0x1p64) : acc(0x1p512);
+  const bool in_two_steps = d < 1.0 / static_cast<double>(step);
+  if (in_two_steps) scale_rest(step);
+  scale_rest(static_cast<acc>(1.0 / (in_two_steps ? d * static_cast<double>(step) : d)));
   for (index_t j = changed.begin; j < changed.end; ++j) {
     const double bias = m.log_bias(r, static_cast<double>(j));
     if (is_masked(bias)) continue;

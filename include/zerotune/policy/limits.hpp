@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The special values of biases and tests on them that hold under -ffast-math too (layer: policy).
-// "Zero" in docs/design.md: gamma = 0 is a finite bias, distinct from a mask's -inf.
+// docs/mathematics.md, section 3: gamma = 0 is a finite bias, distinct from a mask's -inf.
 #pragma once
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "zerotune/core/types.hpp"
 
@@ -25,13 +26,23 @@ inline constexpr Real mask_threshold = Real(-1e37);
 template <class Real>
 inline constexpr Real zero_threshold = Real(-1e29);
 
+/// The lowest finite value. A builtin: std::numeric_limits leaves an untagged weak symbol behind
+/// without optimisation.
+template <class Real>
+ZEROTUNE_HOST_DEVICE constexpr Real lowest_value() {
+  if constexpr (std::is_same_v<Real, float>)
+    return -__FLT_MAX__;
+  else
+    return -__DBL_MAX__;
+}
+
 /// The bias that hides a key.
 template <class Real>
 ZEROTUNE_HOST_DEVICE constexpr Real mask_bias() {
 #if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
-  return std::numeric_limits<Real>::lowest();
+  return lowest_value<Real>();
 #else
-  return -std::numeric_limits<Real>::infinity();
+  return -static_cast<Real>(__builtin_inf());
 #endif
 }
 

@@ -17,6 +17,9 @@ class token_span {
   ZEROTUNE_HOST_DEVICE constexpr token_span(range tokens, head_gammas gammas)
       : tokens_(tokens), gammas_(gammas) {}
 
+  ZEROTUNE_HOST_DEVICE constexpr range tokens() const { return tokens_; }
+  ZEROTUNE_HOST_DEVICE constexpr float gamma(index_t head) const { return gammas_[head]; }
+
   template <class Batch>
   ZEROTUNE_HOST_DEVICE Batch log_bias(row r, Batch kv_pos) const {
     using real = impl::value_of<Batch>;
