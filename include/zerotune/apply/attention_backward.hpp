@@ -79,8 +79,13 @@ T* head_pointer(const tensor_view<T, Rank>& x, Indices... indices) {
 
 template <class Backend, class Acc, class T>
 row_source<Acc> source_of(const tensor_view<T, 4>& x, index_t batch, index_t head) {
-  return {head_pointer(x, batch, head, 0, 0), x.stride(1), x.stride(2), x.stride(3),
-          &add_row<Backend, plain<T>>};
+  const T* const data = head_pointer(x, batch, head, 0, 0);
+  row_source<Acc> source{data,        x.stride(1), x.stride(2),
+                         x.stride(3), nullptr,     &add_row<Backend, plain<T>>};
+  if constexpr (std::same_as<plain<T>, Acc>) {
+    if (x.stride(3) == 1) source.direct = data;
+  }
+  return source;
 }
 template <class Backend, class Acc, class T>
 row_sink<Acc> sink_of(const tensor_view<T, 4>& x, index_t batch, index_t head) {

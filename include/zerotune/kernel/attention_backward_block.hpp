@@ -70,11 +70,6 @@ ZEROTUNE_ALWAYS_INLINE void product_columns(const block_product<Acc>& p, index_t
   for (; i < p.rows; ++i) product_tile<Batch, 1, Vectors>(p, i, column);
 }
 
-template <class Backend, class Acc>
-concept has_batch = requires {
-  typename row_ops<Backend, Acc>::batch;
-};
-
 /// @pre columns is a multiple of backward_padding
 template <class Backend, class Acc>
 [[gnu::flatten]] void multiply_blocks(const block_product<Acc>& p) noexcept {
@@ -96,36 +91,6 @@ template <class Backend, class Acc>
           p.c[i * p.c_row + n] += factor * p.b[t * p.b_row + n];
       }
   }
-}
-
-/// [heads, length, columns] of any element type, read as accumulators.
-template <class Acc>
-struct row_source {
-  const void* data;
-  index_t head, row, column;  // strides
-  void (*add)(const void* data, index_t offset, index_t stride, Acc factor, Acc* to,
-              index_t count) noexcept;
-};
-
-template <class Backend, element T>
-void add_row(const void* data, index_t offset, index_t stride, accumulator_t<T> factor,
-             accumulator_t<T>* to, index_t count) noexcept {
-  row_ops<Backend, T>::axpy(factor, static_cast<const T*>(data) + offset, stride, to, count);
-}
-
-/// The same, to write.
-template <class Acc>
-struct row_sink {
-  void* data;
-  index_t head, row, column;
-  void (*store)(const Acc* from, Acc factor, void* data, index_t offset, index_t stride,
-                index_t count) noexcept;
-};
-
-template <class Backend, element T>
-void store_row(const accumulator_t<T>* from, accumulator_t<T> factor, void* data, index_t offset,
-               index_t stride, index_t count) noexcept {
-  row_ops<Backend, T>::store(from, factor, static_cast<T*>(data) + offset, stride, count);
 }
 
 /// What the backward pass of a key-value head reads and writes; every pointer stands at its batch
@@ -183,22 +148,6 @@ struct backward_layout {
   }
 };
 
-template <class Acc>
-void clear(Acc* x, index_t count) {
-  for (index_t i = 0; i < count; ++i) x[i] = 0;
-}
-
-/// Reads one row, padded with zeros. What is not finite becomes 0: the rows that see it are NaN
-/// through their LSE, delta or weights, and 0 * NaN would spread it to those that do not.
-template <class Acc>
-void read_row(const row_source<Acc>& from, index_t head, index_t index, Acc factor, Acc* to,
-              index_t count, index_t width) noexcept {
-  clear(to, width);
-  from.add(from.data, head * from.head + index * from.row, from.column, factor, to, count);
-  if (!all_finite(to, count))
-    for (index_t i = 0; i < count; ++i) to[i] = is_finite(to[i]) ? to[i] : Acc(0);
-}
-
 /// The walk over the tiles of one group.
 template <class Backend, class Acc, logit_modifier Modifier>
 class backward_group {
@@ -224,9 +173,8 @@ class backward_group {
     }
     for (index_t h = 0; h < a_.group_size; ++h)
       for (index_t i = 0; i < g_.shape.q_len; ++i)
-        a_.d_q.store(scratch_ + at_.d_q + (h * g_.shape.q_len + i) * at_.key_width,
-                     a_.softmax_scale, a_.d_q.data, h * a_.d_q.head + i * a_.d_q.row, a_.d_q.column,
-                     a_.head_dim);
+        a_.d_q.store(scratch_ + at_.d_q + (h * g_.shape.q_len + i) * at_.key_width, Acc(1),
+                     a_.d_q.data, h * a_.d_q.head + i * a_.d_q.row, a_.d_q.column, a_.head_dim);
   }
 
  private:
@@ -245,7 +193,9 @@ class backward_group {
                  d_out, a_.value_dim);
     const Acc lse = a_.lse[h * a_.lse_head + i * a_.lse_row];
     const row r = row_at(h, i);
-    scratch_[at_.lse + index] = all_finite(d_out, a_.value_dim) ? lse : not_a_number(Acc{});
+    const bool finite = all_finite(d_out, a_.value_dim);
+    finite_ = finite_ && finite && is_finite(lse);
+    scratch_[at_.lse + index] = finite ? lse : not_a_number(Acc{});
     scratch_[at_.delta + index] =
         row_ops<Backend, Acc>::dot(d_out, index_t{1}, out, index_t{1}, a_.value_dim);
     scratch_[at_.ignores_zero + index] =
@@ -272,14 +222,15 @@ class backward_group {
       }
     for (index_t j = block.begin; j < block.end; ++j) {
       const index_t i = j - block.begin;
-      a_.d_k.store(scratch_ + at_.d_k + i * at_.key_width, Acc(1), a_.d_k.data, j * a_.d_k.row,
-                   a_.d_k.column, a_.head_dim);
+      a_.d_k.store(scratch_ + at_.d_k + i * at_.key_width, a_.softmax_scale, a_.d_k.data,
+                   j * a_.d_k.row, a_.d_k.column, a_.head_dim);
       a_.d_v.store(scratch_ + at_.d_v + i * at_.value_width, Acc(1), a_.d_v.data, j * a_.d_v.row,
                    a_.d_v.column, a_.value_dim);
     }
   }
 
-  /// Keys and values of `keys`, and both transposed. Only keys that a query sees are ever read.
+  /// Keys (times softmax_scale) and values of `keys`, and both transposed. Only keys that a query
+  /// sees are ever read.
   void pack(range block, range keys) noexcept {
     if (packed_.contains(keys)) return;
     packed_ = hull(packed_, keys);
@@ -290,7 +241,7 @@ class backward_group {
     clear(scratch_ + at_.v_columns, backward_keys * at_.value_width);
     for (index_t j = packed_.begin; j < packed_.end; ++j) {
       const index_t i = j - block.begin;
-      read_row(a_.k, 0, j, Acc(1), k + i * at_.key_width, a_.head_dim, at_.key_width);
+      read_row(a_.k, 0, j, a_.softmax_scale, k + i * at_.key_width, a_.head_dim, at_.key_width);
       for (index_t c = 0; c < a_.head_dim; ++c)
         scratch_[at_.k_columns + c * backward_keys + i] = k[i * at_.key_width + c];
       read_row(a_.v, 0, j, Acc(1), line, a_.value_dim, at_.value_width);
@@ -330,17 +281,23 @@ class backward_group {
                     padded(keys.end - block.begin));
   }
 
+  /// Rows of queries or of dL/do: as they stand where that is how a tile wants them, else packed.
+  const Acc* rows_of(const row_source<Acc>& from, index_t h, range rows, index_t columns,
+                     index_t width, Acc* packed) const noexcept {
+    if (from.direct && from.row == width && columns == width && finite_)
+      return from.direct + h * from.head + rows.begin * from.row;
+    for (index_t i = 0; i < rows.size(); ++i)
+      read_row(from, h, rows.begin + i, Acc(1), packed + i * width, columns, width);
+    return packed;
+  }
+
   double products(index_t h, range active, backward_row<Acc>* rows, range block,
                   index_t columns) noexcept {
-    Acc* const q = scratch_ + at_.q;
-    Acc* const d_out = scratch_ + at_.d_out;
     Acc* const weights = scratch_ + at_.weights;
     Acc* const logits = scratch_ + at_.logits;
     const index_t kw = at_.key_width, vw = at_.value_width, count = active.size();
-    for (index_t i = 0; i < count; ++i) {
-      read_row(a_.q, h, active.begin + i, a_.softmax_scale, q + i * kw, a_.head_dim, kw);
-      read_row(a_.d_out, h, active.begin + i, Acc(1), d_out + i * vw, a_.value_dim, vw);
-    }
+    const Acc* const q = rows_of(a_.q, h, active, a_.head_dim, kw, scratch_ + at_.q);
+    const Acc* const d_out = rows_of(a_.d_out, h, active, a_.value_dim, vw, scratch_ + at_.d_out);
     clear(weights, count * backward_keys);
     multiply_blocks<Backend, Acc>({q, kw, 1, scratch_ + at_.k_columns, backward_keys, weights,
                                    backward_keys, count, columns, a_.head_dim});
@@ -380,6 +337,7 @@ class backward_group {
   const backward_layout at_;
   Acc* const scratch_;
   range packed_{};
+  bool finite_ = true;  // every LSE and dL/do: no row of a tile can spoil another one
 };
 
 }  // namespace impl

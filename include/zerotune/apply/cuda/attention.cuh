@@ -171,7 +171,7 @@ template <int Warps, class T, class Backend, class Arguments, int... Dims>
 bool launch_flash(const Backend& backend, const char* function, const Arguments& a,
                   head_dims<Dims...>) {
   using modifier_type = decltype(a.modifier);
-  const auto attempt = [&]<int Dim>() {
+  [[maybe_unused]] const auto attempt = [&]<int Dim>() {
     if (a.head_dim != Dim) return false;
     using kernel = cuda::flash_kernel<T, Dim, Warps, modifier_type>;
     cuda::launch<kernel>(backend, function, cuda::attention_blocks(a, kernel::tile_rows), a);

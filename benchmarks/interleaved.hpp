@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ratios of two times from interleaved samples: A B B A, so that a drifting clock cancels.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <vector>
+
+namespace bench {
+
+inline double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+template <class Body>
+double time_of(const Body& body, int calls) {
+  const double begin = now();
+  for (int i = 0; i < calls; ++i) body();
+  return (now() - begin) / calls;
+}
+
+/// Sorted ratios time(a) / time(b), one a round, and the fastest time of each.
+struct ratios {
+  std::vector<double> sorted;
+  double fastest_a = 1e30, fastest_b = 1e30;
+
+  double at(double fraction) const {
+    return sorted[static_cast<std::size_t>(fraction * static_cast<double>(sorted.size() - 1))];
+  }
+  double median() const { return at(0.5); }
+};
+
+/// Samples of about a millisecond: short enough that most are not interrupted.
+template <class A, class B>
+ratios compare(const A& a, const B& b, int rounds = 31, double sample_seconds = 1e-3) {
+  a();
+  b();  // one untimed run each
+  const auto calls = [&](const auto& body) {
+    const double once = std::min(time_of(body, 1), time_of(body, 1));
+    return std::clamp(static_cast<int>(sample_seconds / std::max(once, 1e-9)), 1, 1 << 20);
+  };
+  const int calls_a = calls(a), calls_b = calls(b);
+  ratios result;
+  for (int round = 0; round < rounds; ++round) {
+    const double a1 = time_of(a, calls_a), b1 = time_of(b, calls_b);
+    const double b2 = time_of(b, calls_b), a2 = time_of(a, calls_a);
+    result.sorted.push_back((a1 + a2) / (b1 + b2));
+    result.fastest_a = std::min({result.fastest_a, a1, a2});
+    result.fastest_b = std::min({result.fastest_b, b1, b2});
+  }
+  std::sort(result.sorted.begin(), result.sorted.end());
+  return result;
+}
+
+/// "1.03 [0.99, 1.08]": median and quartiles.
+inline void print_ratio(const ratios& r) {
+  std::printf("%6.3f [%6.3f, %6.3f]", r.median(), r.at(0.25), r.at(0.75));
+}
+
+}  // namespace bench

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a layer does between its products, a row at a time.
+#pragma once
+
+#include <span>
+
+namespace llama {
+
+/// y = x / rms(x) * weight. All of one length; `y` may be `x`.
+void rms_norm(std::span<const float> x, std::span<const float> weight, float epsilon,
+              std::span<float> y);
+
+/// Turns the pairs (i, i + d/2) of every head in place, d = 2 * cosines.size().
+/// @param heads   num_heads heads of head_dim elements, head_dim >= d
+/// @param cosines [d/2], of the position's angles; @param sines likewise
+void rotate(std::span<float> heads, int head_dim, std::span<const float> cosines,
+            std::span<const float> sines);
+
+/// y = silu(gate) * up, silu(g) = g / (1 + e^-g). @param gate_up the gate's row, then up's
+void swiglu(std::span<const float> gate_up, std::span<float> y);
+
+}  // namespace llama

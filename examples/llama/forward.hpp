@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The body of forward(): all but attention is compiled once, in forward.cpp.
+#pragma once
+
+#include <cmath>
+#include <type_traits>
+#include <utility>
+
+#include "llama/attention_backend.hpp"
+#include "llama/model.hpp"
+#include "zerotune/apply/attention.hpp"
+#include "zerotune/policy/masks.hpp"
+
+namespace llama {
+
+/// One call of forward(): where every sequence's rows are, and the parts of a layer that a policy
+/// has no say in.
+class forward_pass {
+ public:
+  /// Which queries the last layer attends for.
+  enum class last_queries { as_needed, all };
+
+  /// Checks everything, makes room in the caches and fetches the embeddings.
+  /// @throws as forward()
+  forward_pass(const model& m, std::span<const sequence> sequences, workspace& space,
+               executor_ref threads, last_queries queries);
+
+  /// Norm, q, k and v of all rows; rotates q and k and writes k and v to the caches.
+  void project(int layer);
+  /// The attention's output matrix and the feed-forward network; in the last layer only for the
+  /// rows whose logits are wanted.
+  void finish(int layer);
+  /// The output matrix.
+  void write_logits(matrix& logits);
+  /// Makes the new tokens a part of the caches. Does not throw.
+  void commit();
+
+  /// What attention needs, of a layer and sequence; no rows if none of its queries is needed.
+  struct attention_inputs {
+    attention_context context;
+    zerotune::tensor_view<const float, 4> q, k, v;
+    zerotune::tensor_view<float, 4> out;
+  };
+  attention_inputs attention_of(int layer, std::size_t index) const;
+  /// Room for [1, num_heads, q_len].
+  zerotune::tensor_view<float, 3> lse(std::int64_t q_len);
+
+ private:
+  void normalize(std::int64_t first, std::int64_t count, const matrix& weight);
+
+  const model& model_;
+  std::span<const sequence> sequences_;
+  workspace& space_;
+  executor_ref threads_;
+  std::int64_t num_rows_ = 0;  // that are still in the residual stream
+  std::int64_t num_logits_ = 0;
+};
+
+template <attention_policy Policy, class Observer>
+void forward(const model& m, Policy&& policy, std::span<const sequence> sequences, workspace& space,
+             matrix& logits, executor_ref threads, Observer&& observer) {
+  constexpr bool observed = !std::is_same_v<std::remove_cvref_t<Observer>, no_observer>;
+  using last_queries = forward_pass::last_queries;
+  forward_pass pass(m, sequences, space, threads,
+                    observed ? last_queries::all : last_queries::as_needed);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(m.config().head_dim));
+  for (int layer = 0; layer < m.config().num_layers; ++layer) {
+    pass.project(layer);
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      const forward_pass::attention_inputs in = pass.attention_of(layer, i);
+      if (in.q.empty()) continue;
+      const auto modifier = zerotune::compose(policy(in.context), zerotune::causal{});
+      zerotune::attention_options<float> options{.softmax_scale = scale};
+      if constexpr (observed) options.lse = pass.lse(in.q.extent(2));
+      zerotune::attention(attention_backend{}, in.q, in.k, in.v, in.out, modifier, options,
+                          threads);
+      if constexpr (observed)
+        observer(attention_record{in.context, scale, in.q, in.k, in.v, in.out, options.lse},
+                 modifier);
+    }
+    pass.finish(layer);
+  }
+  pass.write_logits(logits);
+  pass.commit();
+}
+
+}  // namespace llama

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "llama/gemm.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "llama/gemm_kinds.hpp"
+
+namespace llama {
+
+bool is_available(gemm_kind kind) {
+#if defined(ZEROTUNE_LLAMA_WITH_ONEDNN)
+  return kind != gemm_kind::onednn_bf16 || onednn_has_bf16();
+#else
+  return kind == gemm_kind::native;
+#endif
+}
+
+std::string_view name_of(gemm_kind kind) {
+  switch (kind) {
+    case gemm_kind::onednn:
+      return "onednn";
+    case gemm_kind::onednn_bf16:
+      return "onednn-bf16";
+    case gemm_kind::native:
+      break;
+  }
+  return "native";
+}
+
+std::unique_ptr<const packed_matrix> pack(gemm_kind kind, const matrix& weights) {
+  if (!is_available(kind))
+    throw std::invalid_argument("pack: kind: expected one that this build and CPU offer, got " +
+                                std::string(name_of(kind)));
+#if defined(ZEROTUNE_LLAMA_WITH_ONEDNN)
+  if (kind != gemm_kind::native) return pack_onednn(kind, weights);
+#endif
+  return pack_native(weights);
+}
+
+void packed_matrix::unpack_row(std::int64_t, std::span<float>) const {
+  throw std::logic_error("packed_matrix::unpack_row: the rows are not at hand");
+}
+
+linear::linear(gemm_kind kind, const matrix& weights, std::span<const float> bias)
+    : weights_(pack(kind, weights)) {
+  if (bias.empty()) return;
+  if (static_cast<std::int64_t>(bias.size()) != weights.rows())
+    throw std::invalid_argument("linear: bias dim 0 (outputs): expected " +
+                                std::to_string(weights.rows()) + ", got " +
+                                std::to_string(bias.size()));
+  bias_.resize(1, weights.rows());
+  std::copy(bias.begin(), bias.end(), bias_.data());
+}
+
+void linear::operator()(const float* x, float* y, std::int64_t rows, executor_ref threads,
+                        gemm_output output) const {
+  weights_->multiply(x, y, rows, output, threads);
+  const std::int64_t outputs = bias_.columns();
+  if (outputs == 0) return;
+  for (std::int64_t i = 0; i < rows; ++i)
+    for (std::int64_t j = 0; j < outputs; ++j) y[i * outputs + j] += bias_.data()[j];
+}
+
+}  // namespace llama

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix products with weights that are packed once: y = x W^T + bias.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "llama/executor_ref.hpp"
+#include "llama/matrix.hpp"
+
+namespace llama {
+
+/// Who multiplies.
+enum class gemm_kind {
+  native,       ///< this host's own kernel, float
+  onednn,       ///< oneDNN, float
+  onednn_bf16,  ///< oneDNN with weights and inputs rounded to bfloat16, sums in float
+};
+
+/// Whether this build has it and, for bfloat16, the CPU has instructions for it.
+bool is_available(gemm_kind kind);
+/// "native", "onednn" or "onednn-bf16".
+std::string_view name_of(gemm_kind kind);
+
+/// What becomes of a product.
+enum class gemm_output { store, add };
+
+/// A weight matrix W [outputs, inputs] in the form that a kernel likes. Immutable.
+class packed_matrix {
+ public:
+  virtual ~packed_matrix() = default;
+  packed_matrix(const packed_matrix&) = delete;
+  packed_matrix& operator=(const packed_matrix&) = delete;
+
+  std::int64_t outputs() const { return outputs_; }
+  std::int64_t inputs() const { return inputs_; }
+
+  /// y = x W^T or y += x W^T. Threads share blocks of columns whose bounds do not depend on them.
+  /// @param x [rows, inputs] and @param y [rows, outputs], without gaps; they must not overlap
+  virtual void multiply(const float* x, float* y, std::int64_t rows, gemm_output output,
+                        executor_ref threads) const = 0;
+
+  /// Whether unpack_row() works.
+  virtual bool can_unpack() const { return false; }
+  /// Writes row `index` of W. @pre can_unpack() and row.size() == inputs()
+  virtual void unpack_row(std::int64_t index, std::span<float> row) const;
+
+ protected:
+  packed_matrix(std::int64_t outputs, std::int64_t inputs) : outputs_(outputs), inputs_(inputs) {}
+
+ private:
+  std::int64_t outputs_, inputs_;
+};
+
+/// Packs W [outputs, inputs], which is not needed afterwards.
+/// @throws std::invalid_argument if `kind` is not available
+std::unique_ptr<const packed_matrix> pack(gemm_kind kind, const matrix& weights);
+
+/// A linear layer: a packed matrix and, perhaps, a bias.
+class linear {
+ public:
+  linear() = default;
+  /// @param weights [outputs, inputs]
+  /// @param bias    [outputs], or empty
+  /// @throws std::invalid_argument if its length is another, or as pack()
+  linear(gemm_kind kind, const matrix& weights, std::span<const float> bias = {});
+
+  const packed_matrix& weights() const { return *weights_; }
+
+  /// y = x W^T + bias, or y += the same. A row's result is bitwise the same whatever the other rows
+  /// and the number of threads: every element is one chain of sums over the inputs in rising order.
+  /// (oneDNN promises no order; tests look.)
+  /// @param x [rows, inputs] and @param y [rows, outputs], without gaps; they must not overlap
+  void operator()(const float* x, float* y, std::int64_t rows, executor_ref threads,
+                  gemm_output output = gemm_output::store) const;
+
+ private:
+  std::unique_ptr<const packed_matrix> weights_;
+  matrix bias_;  // [1, outputs], or empty
+};
+
+}  // namespace llama

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products by oneDNN. Its threads (OpenMP's) are switched off around every call: threads are the
+// host's. Primitives are made for a few numbers of rows only, so that a batch of any size needs
+// no new one and a row's result hardly can depend on the batch by way of a choice of kernel.
+#include <omp.h>
+#include <dnnl.hpp>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <tuple>
+#include <vector>
+
+#include "llama/gemm_kinds.hpp"
+#include "zerotune/core/float16.hpp"
+
+namespace llama {
+namespace {
+
+using dnnl::memory;
+
+/// One OpenMP thread for the calling thread, as long as this lives.
+class one_thread {
+ public:
+  one_thread() : former_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~one_thread() { omp_set_num_threads(former_); }
+  one_thread(const one_thread&) = delete;
+  one_thread& operator=(const one_thread&) = delete;
+
+ private:
+  int former_;
+};
+
+const dnnl::engine& cpu() {
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+memory::data_type type_of(gemm_kind kind) {
+  return kind == gemm_kind::onednn_bf16 ? memory::data_type::bf16 : memory::data_type::f32;
+}
+
+// Numbers of rows that there are primitives for: 256, 128, ... 2, at their logarithms.
+constexpr int num_sizes = 9;
+constexpr std::int64_t largest_size = std::int64_t{1} << (num_sizes - 1);
+
+/// The products of one shape: x [rows, inputs] with `columns` of the `outputs` columns of y.
+class shape_products {
+ public:
+  struct product {
+    std::once_flag made;
+    dnnl::matmul::primitive_desc description;
+    dnnl::matmul primitive;
+  };
+
+  shape_products(gemm_kind kind, std::int64_t inputs, std::int64_t columns, std::int64_t outputs)
+      : type_(type_of(kind)), inputs_(inputs), columns_(columns), outputs_(outputs) {
+    // The layout that the largest product likes best; the others take it as it is.
+    const memory::desc any({inputs, columns}, type_, memory::format_tag::any);
+    weights_ = describe(largest_size, gemm_output::store, any).weights_desc();
+  }
+
+  const memory::desc& weights() const { return weights_; }
+
+  product& get(int log2_rows, gemm_output output) {
+    product& p = products_[output == gemm_output::add ? 1 : 0][static_cast<std::size_t>(log2_rows)];
+    std::call_once(p.made, [&] {
+      p.description = describe(std::int64_t{1} << log2_rows, output, weights_);
+      p.primitive = dnnl::matmul(p.description);
+    });
+    return p;
+  }
+
+ private:
+  dnnl::matmul::primitive_desc describe(std::int64_t rows, gemm_output output,
+                                        const memory::desc& weights) const {
+    const memory::desc x({rows, inputs_}, type_, memory::dims{inputs_, 1});
+    const memory::desc y({rows, columns_}, memory::data_type::f32, memory::dims{outputs_, 1});
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    if (output == gemm_output::add) {
+      dnnl::post_ops sum;
+      sum.append_sum(1.0f);
+      attributes.set_post_ops(sum);
+    }
+    return {dnnl::matmul::desc(x, weights, y), attributes, cpu()};
+  }
+
+  memory::data_type type_;
+  std::int64_t inputs_, columns_, outputs_;
+  memory::desc weights_;
+  std::array<std::array<product, num_sizes>, 2> products_;
+};
+
+/// Layers of one shape share their primitives.
+std::shared_ptr<shape_products> products_of(gemm_kind kind, std::int64_t inputs,
+                                            std::int64_t columns, std::int64_t outputs) {
+  static std::mutex mutex;
+  static std::map<std::tuple<gemm_kind, std::int64_t, std::int64_t, std::int64_t>,
+                  std::shared_ptr<shape_products>>
+      known;
+  const std::lock_guard lock(mutex);
+  std::shared_ptr<shape_products>& found = known[{kind, inputs, columns, outputs}];
+  if (!found) found = std::make_shared<shape_products>(kind, inputs, columns, outputs);
+  return found;
+}
+
+class onednn_matrix final : public packed_matrix {
+ public:
+  onednn_matrix(gemm_kind kind, const matrix& weights)
+      : packed_matrix(weights.rows(), weights.columns()), kind_(kind) {
+    const one_thread alone;
+    dnnl::stream stream(cpu());
+    for (std::int64_t first = 0; first < outputs(); first += block_columns) {
+      const std::int64_t columns = std::min(block_columns, outputs() - first);
+      auto products = products_of(kind, inputs(), columns, outputs());
+      memory packed(products->weights(), cpu());
+      memory plain({{inputs(), columns}, memory::data_type::f32, memory::dims{1, inputs()}}, cpu(),
+                   const_cast<float*>(weights.row(first).data()));  // only read
+      dnnl::reorder(plain, packed).execute(stream, plain, packed);
+      stream.wait();
+      blocks_.push_back({std::move(products), std::move(packed), columns});
+    }
+  }
+
+  void multiply(const float* x, float* y, std::int64_t rows, gemm_output output,
+                executor_ref threads) const override {
+    const void* inputs_read = x;
+    std::int64_t element = sizeof(float);
+    if (kind_ == gemm_kind::onednn_bf16) {
+      // The caller's own; the threads below only read it.
+      thread_local std::vector<zerotune::bfloat16> rounded;
+      const auto size = static_cast<std::size_t>(rows * inputs());
+      rounded.resize(std::max(size, rounded.size()));
+      for (std::size_t i = 0; i < size; ++i) rounded[i] = zerotune::bfloat16(x[i]);
+      inputs_read = rounded.data();
+      element = sizeof(zerotune::bfloat16);
+    }
+    threads.parallel_for(static_cast<std::int64_t>(blocks_.size()), [&](std::int64_t b) {
+      multiply_block(static_cast<const char*>(inputs_read), element, y + b * block_columns, rows,
+                     output, blocks_[static_cast<std::size_t>(b)]);
+    });
+  }
+
+ private:
+  // What one thread takes at a time.
+  static constexpr std::int64_t block_columns = 192;
+
+  struct block {
+    std::shared_ptr<shape_products> products;
+    memory weights;
+    std::int64_t columns;
+  };
+
+  void multiply_block(const char* x, std::int64_t element, float* y, std::int64_t rows,
+                      gemm_output output, const block& b) const {
+    const one_thread alone;
+    std::int64_t done = 0;
+    while (rows - done >= 2) {
+      const auto left = static_cast<std::uint64_t>(std::min(rows - done, largest_size));
+      const int log2_rows = static_cast<int>(std::bit_width(left)) - 1;
+      run(x + done * inputs() * element, y + done * outputs(), log2_rows, output, b);
+      done += std::int64_t{1} << log2_rows;
+    }
+    if (done == rows) return;
+    // A row alone would get a kernel of its own, which sums in another order (seen in bfloat16).
+    const std::int64_t row_bytes = inputs() * element;
+    thread_local std::vector<char> two_inputs;
+    thread_local std::vector<float> two_outputs;
+    two_inputs.assign(static_cast<std::size_t>(2 * row_bytes), 0);
+    std::copy_n(x + done * row_bytes, row_bytes, two_inputs.data());
+    two_outputs.assign(static_cast<std::size_t>(2 * outputs()), 0.0f);
+    const std::int64_t columns = b.columns;
+    std::copy_n(y + done * outputs(), output == gemm_output::add ? columns : 0, two_outputs.data());
+    run(two_inputs.data(), two_outputs.data(), 1, output, b);
+    std::copy_n(two_outputs.data(), columns, y + done * outputs());
+  }
+
+  /// A power of two of rows, at least two.
+  static void run(const char* x, float* y, int log2_rows, gemm_output output, const block& b) {
+    thread_local dnnl::stream stream(cpu());
+    thread_local std::vector<std::byte> scratchpad;
+    shape_products::product& p = b.products->get(log2_rows, output);
+    const auto bytes = p.description.scratchpad_desc().get_size();
+    if (scratchpad.size() < bytes) scratchpad.resize(bytes);
+    p.primitive.execute(
+        stream,
+        {{DNNL_ARG_SRC,
+          memory(p.description.src_desc(), cpu(), const_cast<char*>(x))},  // only read
+         {DNNL_ARG_WEIGHTS, b.weights},
+         {DNNL_ARG_DST, memory(p.description.dst_desc(), cpu(), y)},
+         {DNNL_ARG_SCRATCHPAD, memory(p.description.scratchpad_desc(), cpu(), scratchpad.data())}});
+    stream.wait();
+  }
+
+  gemm_kind kind_;
+  std::vector<block> blocks_;
+};
+
+}  // namespace
+
+std::unique_ptr<const packed_matrix> pack_onednn(gemm_kind kind, const matrix& weights) {
+  return std::make_unique<onednn_matrix>(kind, weights);
+}
+
+bool onednn_has_bf16() {
+  // Values of the enumeration rise with what the CPU can do.
+  return static_cast<int>(dnnl::get_effective_cpu_isa()) >=
+         static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
+}
+
+}  // namespace llama

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "evaluator.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "failure.hpp"
+#include "llama/probability.hpp"
+#include "llama/workspace.hpp"
+#include "scoring.hpp"
+#include "zerotune/policy/initial_token.hpp"
+
+namespace zerotune_cli {
+
+namespace {
+
+// Fixed, so that batches do not depend on the number of threads. Enough rows that reading the
+// weights for one generated token is paid by many; few enough tokens that the activations stay
+// small.
+constexpr std::size_t batch_rows = 16;
+constexpr std::size_t batch_tokens = 2048;
+
+const zerotune::quantities everything{.loglik = true, .generated = true, .entropy = true};
+
+}  // namespace
+
+struct host_evaluator::prepared_row {
+  std::vector<int> prompt;
+  std::vector<std::vector<int>> choices;
+  std::vector<std::string> answers;  // the choices as parse_answer() takes them
+  std::size_t most_new_tokens = 0;
+};
+
+struct host_evaluator::request {
+  zerotune::quantities wanted;
+  bool whole_continuation = false;
+};
+
+struct host_evaluator::worker {
+  llama::workspace space;
+  std::vector<llama::kv_cache> caches;  // one per row of a batch
+  llama::matrix prompt_logits;          // [rows of the batch, vocabulary]
+  llama::matrix logits;
+};
+
+// Takes a worker for as long as it lives; there are never more than running threads.
+class host_evaluator::lease {
+ public:
+  explicit lease(host_evaluator& owner) : owner_(owner) {
+    const std::lock_guard lock(owner_.mutex_);
+    if (!owner_.idle_.empty()) {
+      worker_ = std::move(owner_.idle_.back());
+      owner_.idle_.pop_back();
+    }
+  }
+  ~lease() {
+    if (!worker_) return;
+    const std::lock_guard lock(owner_.mutex_);
+    owner_.idle_.push_back(std::move(worker_));  // has the room: see the constructor of the owner
+  }
+  worker& get() {
+    if (!worker_) worker_ = std::make_unique<worker>();
+    return *worker_;
+  }
+
+ private:
+  host_evaluator& owner_;
+  std::unique_ptr<worker> worker_;
+};
+
+host_evaluator::host_evaluator(const llama::model& model, const llama::tokenizer& tokens,
+                               const prompt_template& prompts, const data_set& data,
+                               options settings)
+    : model_(model), tokens_(tokens), pool_(settings.threads) {
+  idle_.reserve(static_cast<std::size_t>(settings.threads));
+  rows_.resize(data.rows.size());
+  pool_.parallel_for(static_cast<index_t>(rows_.size()), [&](index_t i) {
+    const data_row& row = data.rows[static_cast<std::size_t>(i)];
+    prepared_row& prepared = rows_[static_cast<std::size_t>(i)];
+    prepared.prompt = encode_prompt(tokens, prompts.render(row, settings.shots));
+    std::size_t longest = 0;
+    for (const std::string& choice : row.choices) {
+      prepared.choices.push_back(encode_answer(tokens, choice));
+      prepared.answers.push_back(normalise(choice));
+      longest = std::max(longest, prepared.choices.back().size());
+    }
+    prepared.most_new_tokens = longest + 2;
+    const std::size_t needed = prepared.prompt.size() + prepared.most_new_tokens;
+    if (prepared.prompt.empty() || needed > static_cast<std::size_t>(model.config().context_length))
+      throw usage_error(data.where(i) + ": row \"" + row.id + "\": expected a prompt of 1 to " +
+                        std::to_string(model.config().context_length) +
+                        " tokens with its answer, got " + std::to_string(needed));
+  });
+  for (const prepared_row& row : rows_) {
+    // One token of each prompt must be left to run.
+    const std::span<const int> own = std::span(row.prompt).first(row.prompt.size() - 1);
+    if (&row == &rows_.front()) prefix_.assign(own.begin(), own.end());
+    const auto differ = std::mismatch(prefix_.begin(), prefix_.end(), own.begin(), own.end()).first;
+    prefix_.erase(differ, prefix_.end());
+  }
+}
+
+host_evaluator::~host_evaluator() = default;
+
+double host_evaluator::mean_prompt_tokens() const {
+  double sum = 0;
+  for (const prepared_row& row : rows_) sum += static_cast<double>(row.prompt.size());
+  return rows_.empty() ? 0 : sum / static_cast<double>(rows_.size());
+}
+
+std::vector<std::span<const index_t>> host_evaluator::batches(
+    std::span<const index_t> examples) const {
+  std::vector<std::span<const index_t>> result;
+  std::size_t begin = 0, tokens = 0;
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    if (examples[i] < 0 || examples[i] >= static_cast<index_t>(rows_.size()))
+      throw zerotune::invalid_argument(
+          "host_evaluator: examples[" + std::to_string(i) + "]: expected an index in [0, " +
+          std::to_string(rows_.size()) + "), got " + std::to_string(examples[i]));
+    const std::size_t size = rows_[static_cast<std::size_t>(examples[i])].prompt.size();
+    if (i > begin && (i - begin == batch_rows || tokens + size > batch_tokens)) {
+      result.push_back(examples.subspan(begin, i - begin));
+      begin = i;
+      tokens = 0;
+    }
+    tokens += size;
+  }
+  if (begin < examples.size()) result.push_back(examples.subspan(begin));
+  return result;
+}
+
+template <class Policy>
+std::vector<row_answer> host_evaluator::run(const Policy& policy, std::span<const index_t> examples,
+                                            const request& wanted,
+                                            const zerotune::progress_callback& progress) {
+  std::vector<row_answer> answers(examples.size());
+  const std::vector<std::span<const index_t>> parts = batches(examples);
+  llama::kv_cache prefix(model_.config());
+  if (!prefix_.empty() && !examples.empty()) {
+    lease borrowed(*this);
+    const llama::sequence sequence{prefix_, &prefix, {}};
+    llama::forward(model_, policy, {&sequence, 1}, borrowed.get().space, borrowed.get().logits,
+                   pool_);
+  }
+  index_t done = 0;
+  std::mutex reporting;
+  pool_.parallel_for(static_cast<index_t>(parts.size()), [&](index_t i) {
+    const std::span<const index_t> part = parts[static_cast<std::size_t>(i)];
+    const std::size_t offset = static_cast<std::size_t>(part.data() - examples.data());
+    lease borrowed(*this);
+    run_batch(policy, prefix_.empty() ? nullptr : &prefix, part, wanted, borrowed.get(),
+              std::span(answers).subspan(offset, part.size()));
+    if (!progress) return;
+    const std::lock_guard lock(reporting);
+    done += static_cast<index_t>(part.size());
+    progress(done, static_cast<index_t>(examples.size()));
+  });
+  return answers;
+}
+
+template <class Policy>
+void host_evaluator::run_batch(const Policy& policy, const llama::kv_cache* prefix,
+                               std::span<const index_t> examples, const request& wanted, worker& w,
+                               std::span<row_answer> answers) {
+  while (w.caches.size() < examples.size()) w.caches.emplace_back(model_.config());
+  std::vector<llama::sequence> sequences;
+  std::vector<int> last(examples.size());
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    const prepared_row& row = rows_[static_cast<std::size_t>(examples[i])];
+    llama::kv_cache& cache = w.caches[i];
+    cache.truncate(0);
+    cache.reserve(static_cast<std::int64_t>(row.prompt.size() + row.most_new_tokens));
+    if (prefix) cache.assign_prefix(*prefix, prefix->length());
+    const std::span<const int> rest = std::span(row.prompt).subspan(prefix_.size());
+    last[i] = static_cast<int>(rest.size()) - 1;
+    sequences.push_back({rest, &cache, {&last[i], 1}});
+  }
+  llama::forward(model_, policy, sequences, w.space, w.prompt_logits);
+  if (wanted.wanted.entropy)
+    for (std::size_t i = 0; i < examples.size(); ++i)
+      answers[i].result.entropy = llama::entropy(w.prompt_logits.row(static_cast<std::int64_t>(i)));
+  if (wanted.wanted.loglik) score_choices(policy, examples, w, answers);
+  if (wanted.wanted.generated) generate(policy, examples, wanted.whole_continuation, w, answers);
+}
+
+template <class Policy>
+void host_evaluator::score_choices(const Policy& policy, std::span<const index_t> examples,
+                                   worker& w, std::span<row_answer> answers) {
+  std::size_t most = 0;
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    const prepared_row& row = rows_[static_cast<std::size_t>(examples[i])];
+    const std::span<const float> logits =
+        std::as_const(w.prompt_logits).row(static_cast<std::int64_t>(i));
+    const double lse = llama::log_sum_exp(logits);
+    for (const std::vector<int>& choice : row.choices)
+      answers[i].result.loglik.push_back(
+          static_cast<double>(logits[static_cast<std::size_t>(choice.front())]) - lse);
+    most = std::max(most, row.choices.size());
+  }
+  // The other tokens of longer choices, one choice of every row at a time, on the prompt's cache.
+  std::vector<llama::sequence> sequences;
+  std::vector<std::size_t> asking;
+  std::vector<int> positions;
+  for (std::size_t c = 0; c < most; ++c) {
+    sequences.clear();
+    asking.clear();
+    for (std::size_t i = 0; i < examples.size(); ++i) {
+      const prepared_row& row = rows_[static_cast<std::size_t>(examples[i])];
+      if (c >= row.choices.size() || row.choices[c].size() < 2) continue;
+      asking.push_back(i);
+      while (positions.size() < row.choices[c].size())
+        positions.push_back(static_cast<int>(positions.size()));
+    }
+    if (asking.empty()) continue;
+    for (const std::size_t i : asking) {
+      const std::vector<int>& choice = rows_[static_cast<std::size_t>(examples[i])].choices[c];
+      const std::size_t size = choice.size() - 1;
+      sequences.push_back({std::span(choice).first(size), &w.caches[i],
+                           std::span(std::as_const(positions)).first(size)});
+    }
+    llama::forward(model_, policy, sequences, w.space, w.logits);
+    std::int64_t next = 0;
+    for (const std::size_t i : asking) {
+      const prepared_row& row = rows_[static_cast<std::size_t>(examples[i])];
+      for (std::size_t t = 1; t < row.choices[c].size(); ++t)
+        answers[i].result.loglik[c] +=
+            llama::log_probability(std::as_const(w.logits).row(next++), row.choices[c][t]);
+      w.caches[i].truncate(static_cast<std::int64_t>(row.prompt.size()));
+    }
+  }
+  for (row_answer& answer : answers) {
+    answer.result.predicted = zerotune::largest_choice(answer.result.loglik);
+    answer.result.choice_entropy = zerotune::choice_entropy(answer.result.loglik);
+  }
+}
+
+template <class Policy>
+void host_evaluator::generate(const Policy& policy, std::span<const index_t> examples, bool whole,
+                              worker& w, std::span<row_answer> answers) {
+  struct continuation {
+    std::size_t index;
+    std::vector<int> ids;
+  };
+  std::vector<continuation> running;
+  for (std::size_t i = 0; i < examples.size(); ++i) running.push_back({i, {}});
+  const llama::matrix* logits = &w.prompt_logits;
+  std::vector<llama::sequence> sequences;
+  constexpr int at_end = 0;
+  while (!running.empty()) {
+    std::vector<continuation> still;
+    for (std::size_t r = 0; r < running.size(); ++r) {
+      continuation& c = running[r];
+      const prepared_row& row = rows_[static_cast<std::size_t>(examples[c.index])];
+      const int token = llama::argmax(logits->row(static_cast<std::int64_t>(r)));
+      const bool ended = tokens_.is_end_of_generation(token);
+      if (!ended) c.ids.push_back(token);
+      std::string text = tokens_.decode(c.ids);
+      if (!ended && c.ids.size() < row.most_new_tokens && text.find('\n') == std::string::npos &&
+          (whole || !is_settled(text, row.answers))) {
+        still.push_back(std::move(c));
+        continue;
+      }
+      row_answer& answer = answers[c.index];
+      answer.result.generated = parse_answer(text, row.answers);
+      if (whole) answer.continuation = first_line(text);
+    }
+    running = std::move(still);
+    if (running.empty()) break;
+    sequences.clear();
+    for (const continuation& c : running)
+      sequences.push_back({{&c.ids.back(), 1}, &w.caches[c.index], {&at_end, 1}});
+    llama::forward(model_, policy, sequences, w.space, w.logits);
+    logits = &w.logits;
+  }
+}
+
+void host_evaluator::check(const zerotune::gamma_table& gamma) const {
+  if (gamma.layers() != num_layers() || gamma.heads() != num_heads())
+    throw zerotune::invalid_argument(
+        "host_evaluator: gamma dims (layers, heads): expected (" + std::to_string(num_layers()) +
+        ", " + std::to_string(num_heads()) + "), got (" + std::to_string(gamma.layers()) + ", " +
+        std::to_string(gamma.heads()) + ")");
+  gamma.validate("host_evaluator");
+}
+
+namespace {
+
+std::vector<zerotune::example_result> results_of(std::vector<row_answer> answers) {
+  std::vector<zerotune::example_result> results;
+  results.reserve(answers.size());
+  for (row_answer& answer : answers) results.push_back(std::move(answer.result));
+  return results;
+}
+
+auto policy_of(const zerotune::gamma_table& gamma) {
+  return [&gamma](const llama::attention_context& context) {
+    return zerotune::initial_token{gamma.row(context.layer)};
+  };
+}
+
+}  // namespace
+
+std::vector<zerotune::example_result> host_evaluator::evaluate(
+    const zerotune::gamma_table& gamma, std::span<const index_t> examples,
+    const zerotune::quantities& wanted, const zerotune::progress_callback& progress) {
+  check(gamma);
+  return results_of(run(policy_of(gamma), examples, {wanted, false}, progress));
+}
+
+std::vector<zerotune::example_result> host_evaluator::evaluate_untouched(
+    std::span<const index_t> examples, const zerotune::quantities& wanted,
+    const zerotune::progress_callback& progress) {
+  return results_of(run(llama::untouched{}, examples, {wanted, false}, progress));
+}
+
+std::vector<row_answer> host_evaluator::answer(const zerotune::gamma_table& gamma,
+                                               std::span<const index_t> examples,
+                                               const zerotune::progress_callback& progress) {
+  if (gamma.empty()) return run(llama::untouched{}, examples, {everything, true}, progress);
+  check(gamma);
+  return run(policy_of(gamma), examples, {everything, true}, progress);
+}
+
+static_assert(zerotune::evaluator<host_evaluator>);
+
+}  // namespace zerotune_cli

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tuning profile as plain structs (layer: tuning); json.hpp reads and writes it. Its schema is
+// in docs/design.md, section 7.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "zerotune/core/error.hpp"
+#include "zerotune/tuning/evaluator.hpp"
+#include "zerotune/tuning/gamma_table.hpp"
+#include "zerotune/tuning/statistics.hpp"
+
+namespace zerotune {
+
+inline constexpr const char* profile_schema = "zerotune-profile";
+inline constexpr int profile_version = 1;
+
+/// What identifies a model; an empty text or a count of 0 says nothing.
+struct model_description {
+  std::string architecture;
+  std::string name;
+  index_t layers = 0;
+  index_t heads = 0;  ///< query heads
+  index_t kv_heads = 0;
+  std::string vocabulary_hash;
+  std::string file_hash;
+  std::string quantization;  ///< of the weights in the file, such as q4_1
+};
+
+/// Rows of each split by id.
+struct split_ids {
+  std::vector<std::string> profile, search, test;
+};
+
+/// What tuning cost.
+struct tuning_cost {
+  index_t forward_rows = 0;
+  index_t backward_rows = 0;
+  double seconds = 0;
+};
+
+/// Shares of right and invalid answers with their intervals.
+struct score_report {
+  double likelihood = 0;
+  double generated = 0;
+  double invalid = 0;
+  index_t rows = 0;
+  std::optional<interval> likelihood_interval, generated_interval;
+};
+
+/// Untouched and tuned on the same rows.
+struct comparison {
+  score_report untouched, tuned;
+  double mcnemar_likelihood = 1;  ///< p-values
+  double mcnemar_generated = 1;
+  std::optional<interval> difference_likelihood, difference_generated;  ///< tuned - untouched
+};
+
+/// One gamma of the grid as the search saw it.
+struct grid_point {
+  double gamma = 1;
+  double objective = 0;
+  double divergence = 0;
+  bool admitted = true;
+  std::optional<score_report> scores;
+};
+
+/// Random heads in place of the selected ones, the same gamma.
+struct control_report {
+  std::uint64_t seed = 0;
+  std::vector<index_t> units;
+  score_report scores;
+};
+
+/// The effect of one unit as the profiling saw it.
+struct unit_effect {
+  index_t unit = 0;
+  double effect = 0;
+  double tie = 0;
+  bool selected = false;
+};
+
+/// A tuning profile. Only the version and gamma are required; the rest is how it came about.
+struct tuning_profile {
+  int version = profile_version;
+  model_description model;
+  std::string form = "logits";
+  gamma_table gamma;
+
+  std::string template_text;
+  std::uint64_t seed = 0;
+  std::string method;
+  std::optional<split_ids> splits;
+  std::optional<tuning_cost> cost;
+  std::optional<comparison> test, search;
+
+  std::string objective;              ///< accuracy or entropy
+  std::string granularity;            ///< head-index, layer or head; what `unit` counts
+  std::string kind;                   ///< up or down
+  double probe_gamma = 0;             ///< 0: not probed
+  double share = 0;                   ///< of the units, at most
+  std::vector<unit_effect> units;     ///< all of them
+  std::vector<grid_point> grid;       ///< ascending gamma
+  std::optional<bool> placebo_equal;  ///< gamma = 1 through the whole machinery changed nothing
+  std::vector<control_report> controls;
+  std::vector<std::string> warnings;
+};
+
+inline namespace ZEROTUNE_ABI {
+
+namespace impl {
+
+inline void refuse_unless_equal(const char* what, const std::string& in_profile,
+                                const std::string& in_model) {
+  if (!in_profile.empty() && !in_model.empty() && in_profile != in_model)
+    fail("check_profile", what, "'" + in_model + "' as the model has", "'" + in_profile + "'");
+}
+
+inline void refuse_unless_equal(const char* what, index_t in_profile, index_t in_model) {
+  if (in_profile != 0 && in_model != 0 && in_profile != in_model)
+    fail("check_profile", what, std::to_string(in_model) + " as the model has",
+         std::to_string(in_profile));
+}
+
+}  // namespace impl
+
+/// Does a profile fit a model? What either of them leaves open is not compared.
+/// @return warnings: another file, or another quantisation, of what seems the same model
+/// @throws invalid_argument if architecture, counts, vocabulary or the table's shape disagree, the
+///         table holds an invalid gamma, or the form is unknown
+inline std::vector<std::string> check_profile(const tuning_profile& profile,
+                                              const model_description& model) {
+  const model_description& made_for = profile.model;
+  impl::refuse_unless_equal("profile model.architecture", made_for.architecture,
+                            model.architecture);
+  impl::refuse_unless_equal("profile model.layers", made_for.layers, model.layers);
+  impl::refuse_unless_equal("profile model.heads", made_for.heads, model.heads);
+  impl::refuse_unless_equal("profile model.kv_heads", made_for.kv_heads, model.kv_heads);
+  impl::refuse_unless_equal("profile model.vocabulary_hash", made_for.vocabulary_hash,
+                            model.vocabulary_hash);
+  if (profile.gamma.empty())
+    impl::fail("check_profile", "profile gamma", "a table of at least one layer and head", "none");
+  impl::refuse_unless_equal("profile gamma dim 0 (layers)", profile.gamma.layers(), model.layers);
+  impl::refuse_unless_equal("profile gamma dim 1 (heads)", profile.gamma.heads(), model.heads);
+  profile.gamma.validate("check_profile");
+  if (profile.form != "logits")
+    impl::fail("check_profile", "profile form", "'logits'", "'" + profile.form + "'");
+  std::vector<std::string> warnings;
+  if (!made_for.file_hash.empty() && !model.file_hash.empty() &&
+      made_for.file_hash != model.file_hash)
+    warnings.push_back("the profile was made with another file of this model (another hash)");
+  if (!made_for.quantization.empty() && !model.quantization.empty() &&
+      made_for.quantization != model.quantization)
+    warnings.push_back("the profile was made with weights in " + made_for.quantization +
+                       ", this model has " + model.quantization);
+  return warnings;
+}
+
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+# Functions that make the executables of the unit tests.
+
+include(CheckCXXSourceRuns)
+include(GoogleTest)
+
+# What every unit test is compiled and linked with.
+function(zerotune_test_properties target)
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests"
+                                               "${PROJECT_SOURCE_DIR}/examples")
+  target_compile_definitions(
+    ${target} PRIVATE ZEROTUNE_TESTS_DIR="${PROJECT_SOURCE_DIR}/tests"
+                      ZEROTUNE_EXAMPLES_DIR="${PROJECT_SOURCE_DIR}/examples")
+  target_link_libraries(${target} PRIVATE zerotune::zerotune zerotune_development GTest::gtest
+                                          GTest::gtest_main)
+  # In a typed test `using type = typename TestFixture::type` hides a member of the fixture.
+  target_compile_options(${target} PRIVATE -Wno-shadow)
+  foreach(part simd eigen tuning)
+    if(TARGET zerotune::${part})
+      target_link_libraries(${target} PRIVATE zerotune::${part})
+    endif()
+  endforeach()
+  foreach(library rapidcheck rapidcheck_gtest OpenMP::OpenMP_CXX)
+    if(TARGET ${library})
+      target_link_libraries(${target} PRIVATE ${library})
+    endif()
+  endforeach()
+endfunction()
+
+# zerotune_add_unit_tests(<folder>): one executable from tests/<folder>/*.cpp. Where the folder has
+# a CMakeLists.txt, that says how instead.
+function(zerotune_add_unit_tests folder)
+  set(directory "${CMAKE_CURRENT_SOURCE_DIR}/${folder}")
+  if(NOT ZEROTUNE_TEST_LAYERS STREQUAL "all" AND NOT folder IN_LIST ZEROTUNE_TEST_LAYERS)
+    return()
+  endif()
+  if(EXISTS "${directory}/CMakeLists.txt")
+    add_subdirectory("${folder}")
+    return()
+  endif()
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${directory}/*.cpp")
+  if(NOT sources)
+    return()
+  endif()
+  string(REPLACE "/" "_" name "${folder}")
+  string(REPLACE "/" "." prefix "${folder}")
+  set(libraries "")
+  if(folder MATCHES "^examples/")
+    set(libraries zerotune_llama)
+    if(folder STREQUAL "examples/zerotune")
+      set(libraries zerotune_program_parts)
+    endif()
+    if(NOT TARGET ${libraries})
+      message(STATUS "zerotune: tests/${folder} is skipped, ${libraries} is not built")
+      return()
+    endif()
+  endif()
+  foreach(part simd eigen tuning)
+    if(NOT TARGET zerotune::${part})
+      set(pattern "${zerotune_${part}_pattern}")
+      foreach(source IN LISTS sources)
+        file(READ "${source}" text)
+        if(text MATCHES "zerotune${pattern}")
+          list(REMOVE_ITEM sources "${source}")
+          message(STATUS "zerotune: ${source} is skipped, zerotune::${part} is missing")
+        endif()
+      endforeach()
+    endif()
+  endforeach()
+  zerotune_add_test_executable(zerotune_test_${name} "${prefix}." "" "" "${sources}" "${libraries}")
+
+  # The back end simd is the instruction set of its translation unit: once more for each of them.
+  if(folder MATCHES "^(kernel|apply|analysis|properties)$" AND TARGET zerotune::simd)
+    foreach(architecture IN LISTS ZEROTUNE_TEST_ARCHITECTURES)
+      zerotune_cpu_runs(${architecture} runs)
+      if(runs)
+        zerotune_add_test_executable(
+          zerotune_test_${name}_${architecture} "${prefix}.${architecture}." "*simd*"
+          "${ZEROTUNE_FLAGS_${architecture}}" "${sources}" "")
+      else()
+        add_test(NAME ${prefix}.${architecture} COMMAND "${CMAKE_COMMAND}" -E false)
+        set_tests_properties(${prefix}.${architecture} PROPERTIES LABELS unit DISABLED ON)
+      endif()
+    endforeach()
+  endif()
+endfunction()
+
+# Whether this CPU has the instructions that ZEROTUNE_FLAGS_<architecture> allow.
+function(zerotune_cpu_runs architecture result)
+  if(CMAKE_CROSSCOMPILING)
+    set(${result} OFF PARENT_SCOPE)
+    return()
+  endif()
+  set(features_sse2 sse2)
+  set(features_avx2 avx2 fma)
+  set(features_avx512 avx512f avx512bw avx512dq avx512vl)
+  set(condition "true")
+  foreach(feature IN LISTS features_${architecture})
+    string(APPEND condition " && __builtin_cpu_supports(\"${feature}\")")
+  endforeach()
+  check_cxx_source_runs("int main() { return ${condition} ? 0 : 1; }"
+                        ZEROTUNE_CPU_RUNS_${architecture})
+  set(${result} ${ZEROTUNE_CPU_RUNS_${architecture}} PARENT_SCOPE)
+endfunction()
+
+# zerotune_add_test_executable(<target> <prefix> <filter> <flags> <sources> <libraries>)
+function(zerotune_add_test_executable target prefix filter flags sources libraries)
+  add_executable(${target} ${sources})
+  zerotune_test_properties(${target})
+  target_link_libraries(${target} PRIVATE ${libraries})
+  target_compile_options(${target} PRIVATE ${flags})
+  if(NOT libraries AND NOT flags)
+    # The rest is compiled for another instruction set. The flags let ccache see through it.
+    target_compile_options(
+      ${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>
+                        "$<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>")
+    target_precompile_headers(${target} REUSE_FROM zerotune_test_precompiled)
+  endif()
+  set(filter_argument "")
+  if(filter)
+    set(filter_argument TEST_FILTER "${filter}")
+  endif()
+  # Found when the tests run, so that a build does not have to start what it has built.
+  gtest_discover_tests(
+    ${target}
+    TEST_PREFIX "${prefix}"
+    ${filter_argument}
+    DISCOVERY_MODE PRE_TEST
+    DISCOVERY_TIMEOUT 60
+    WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
+    PROPERTIES LABELS unit TIMEOUT 600)
+endfunction()

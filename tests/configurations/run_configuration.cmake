@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DSOURCE= -DBUILD= ... -P: configures, builds and runs the unit tests of some folders in one
+# configuration. Fails if one of the three does.
+
+include(ProcessorCount)
+ProcessorCount(jobs)
+if(jobs EQUAL 0)
+  set(jobs 1)
+endif()
+
+set(definitions "")
+if(NOT WITHOUT_OPENMP)
+  set(WITHOUT_OPENMP OFF)
+endif()
+if(NOT EXAMPLES)
+  set(EXAMPLES OFF)
+endif()
+if(LAUNCHER)
+  list(APPEND definitions "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}")
+endif()
+string(TOUPPER "${BUILD_TYPE}" type)
+if(FLAGS)
+  list(APPEND definitions "-DCMAKE_CXX_FLAGS_${type}=${FLAGS}")
+endif()
+string(REPLACE ";" "\\;" layers "${LAYERS}")
+
+function(step)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE result)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "failed: ${ARGV}")
+  endif()
+endfunction()
+
+step("${CMAKE_COMMAND}" -S "${SOURCE}" -B "${BUILD}" -G "${GENERATOR}"
+     "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_BUILD_TYPE=${BUILD_TYPE}" ${definitions}
+     "-DZEROTUNE_TEST_LAYERS=${layers}" -DZEROTUNE_TEST_ARCHITECTURES=
+     -DZEROTUNE_TEST_STRUCTURE=OFF
+     -DZEROTUNE_BUILD_BENCHMARKS=OFF -DZEROTUNE_BUILD_EXAMPLES=${EXAMPLES}
+     -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=${WITHOUT_OPENMP})
+step("${CMAKE_COMMAND}" --build "${BUILD}" --parallel ${jobs})
+# The large model would take hours under a sanitizer; its tests run in the main build.
+step("${CMAKE_COMMAND}" -E env --unset=ZEROTUNE_MODEL_FILE TSAN_OPTIONS=halt_on_error=1
+     "${CMAKE_CTEST_COMMAND}" --test-dir "${BUILD}" --parallel ${jobs} --output-on-failure
+     --no-tests=error -L "^unit$" -LE "^long$" --progress)

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Norm, rotation and SwiGLU against plain formulas in double, on lengths around a vector's.
+#include "llama/elementwise.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace {
+
+std::vector<float> wave(std::size_t count, float scale) {
+  std::vector<float> values(count);
+  for (std::size_t i = 0; i < count; ++i)
+    values[i] = scale * std::sin(1.7f * static_cast<float>(i) + scale);
+  return values;
+}
+
+double d(float value) { return static_cast<double>(value); }
+
+TEST(RmsNorm, IsTheFormula) {
+  for (const std::size_t length : {1u, 15u, 16u, 17u, 64u, 77u}) {
+    const std::vector<float> x = wave(length, 2.0f), weight = wave(length, 0.7f);
+    std::vector<float> y(length), in_place = x;
+    llama::rms_norm(x, weight, 1e-5f, y);
+    llama::rms_norm(in_place, weight, 1e-5f, in_place);
+    double squares = 0.0;
+    for (const float value : x) squares += d(value) * d(value);
+    const double scale = 1.0 / std::sqrt(squares / static_cast<double>(length) + 1e-5);
+    for (std::size_t i = 0; i < length; ++i)
+      EXPECT_NEAR(d(y[i]), d(x[i]) * scale * d(weight[i]), 1e-6) << length;
+    EXPECT_EQ(in_place, y);
+  }
+}
+
+TEST(Rotate, TurnsPairsAndLeavesTheRest) {
+  for (const std::size_t half : {1u, 3u, 16u, 20u, 32u}) {
+    const std::size_t head_dim = 2 * half + 3;
+    const std::vector<float> before = wave(3 * head_dim, 1.5f);
+    std::vector<float> after = before, cosines(half), sines(half);
+    for (std::size_t i = 0; i < half; ++i) {
+      cosines[i] = std::cos(0.3f * static_cast<float>(i));
+      sines[i] = std::sin(0.3f * static_cast<float>(i));
+    }
+    llama::rotate(after, static_cast<int>(head_dim), cosines, sines);
+    for (std::size_t head = 0; head < 3; ++head) {
+      const float* const a = before.data() + head * head_dim;
+      const float* const b = after.data() + head * head_dim;
+      for (std::size_t i = 0; i < half; ++i) {
+        EXPECT_NEAR(d(b[i]), d(a[i]) * d(cosines[i]) - d(a[i + half]) * d(sines[i]), 1e-6);
+        EXPECT_NEAR(d(b[i + half]), d(a[i + half]) * d(cosines[i]) + d(a[i]) * d(sines[i]), 1e-6);
+      }
+      for (std::size_t i = 2 * half; i < head_dim; ++i) EXPECT_EQ(b[i], a[i]);
+    }
+  }
+}
+
+TEST(Swiglu, IsTheFormulaFarOutToo) {
+  std::vector<float> gate;
+  for (float g = -120.0f; g <= 120.0f; g += 0.37f) gate.push_back(g);
+  gate.insert(gate.end(), {0.0f, -0.0f, 1e-30f, 1e30f, -1e30f});
+  std::vector<float> both = gate, y(gate.size());
+  const std::vector<float> up = wave(gate.size(), 3.0f);
+  both.insert(both.end(), up.begin(), up.end());
+  llama::swiglu(both, y);
+  for (std::size_t i = 0; i < gate.size(); ++i) {
+    const double expected = d(gate[i]) / (1.0 + std::exp(-d(gate[i]))) * d(up[i]);
+    // Below -87 the result is not quite 0 relative to |gate|: e^-87 is 1.6e-38.
+    EXPECT_NEAR(d(y[i]), expected, 1e-6 * std::abs(expected) + 1e-7) << gate[i];
+  }
+}
+
+TEST(Swiglu, PassesNaNOn) {
+  std::vector<float> both(34, 1.0f), y(17);
+  both[16] = std::numeric_limits<float>::quiet_NaN();
+  llama::swiglu(both, y);
+  EXPECT_TRUE(std::isnan(y[16]));
+  EXPECT_FALSE(std::isnan(y[15]));
+}
+
+TEST(Elementwise, BitsDoNotDependOnTheAddress) {
+  std::vector<float> memory(200), y(77), z(77);
+  const std::vector<float> x = wave(154, 2.0f);
+  for (std::size_t shift = 0; shift < 20; ++shift) {
+    std::copy(x.begin(), x.end(), memory.begin() + static_cast<std::ptrdiff_t>(shift));
+    llama::swiglu(std::span(memory).subspan(shift, 154), shift == 0 ? y : z);
+    if (shift == 0) continue;
+    EXPECT_EQ(y, z) << shift;
+  }
+}
+
+}  // namespace

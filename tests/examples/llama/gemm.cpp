@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// The products against a naive one in double; on one instruction set a row's bits do not depend on
+// the other rows.
+#include "llama/gemm.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <tuple>
+#include <vector>
+
+#include "zerotune/core/thread_pool.hpp"
+
+namespace {
+
+using llama::gemm_kind;
+using llama::gemm_output;
+using llama::linear;
+using llama::matrix;
+
+matrix random_matrix(std::int64_t rows, std::int64_t columns, unsigned seed) {
+  std::mt19937 generator(seed);
+  matrix m(rows, columns);
+  for (float& value : m.values()) value = static_cast<float>(generator() >> 8) * 0x1p-23f - 1.0f;
+  return m;
+}
+
+class Gemm : public testing::TestWithParam<gemm_kind> {
+ protected:
+  void SetUp() override {
+    if (!llama::is_available(GetParam()))
+      GTEST_SKIP() << "this build or CPU has not got " << name_of(GetParam());
+  }
+  // Relative to the sum of the magnitudes: half a unit of float per addition, or two roundings to
+  // eight bits a product.
+  double tolerance() const { return GetParam() == gemm_kind::onednn_bf16 ? 8e-3 : 1e-6; }
+};
+
+TEST_P(Gemm, IsTheNaiveProduct) {
+  for (const auto& [rows, inputs, outputs] : {std::tuple{1, 1, 1},
+                                              {3, 7, 5},
+                                              {8, 48, 48},
+                                              {9, 33, 49},
+                                              {64, 100, 191},
+                                              {130, 64, 193},
+                                              {257, 20, 385}}) {
+    const matrix x = random_matrix(rows, inputs, 1), w = random_matrix(outputs, inputs, 2);
+    const matrix bias = random_matrix(1, outputs, 3);
+    matrix y = random_matrix(rows, outputs, 4);
+    const matrix before = random_matrix(rows, outputs, 4);
+    const linear plain(GetParam(), w), biased(GetParam(), w, bias.values());
+    for (const bool add : {false, true}) {
+      if (add)
+        biased(x.data(), y.data(), rows, {}, gemm_output::add);
+      else
+        plain(x.data(), y.data(), rows, {});
+      for (std::int64_t i = 0; i < rows; ++i)
+        for (std::int64_t j = 0; j < outputs; ++j) {
+          double expected = 0.0, magnitude = 1.0;
+          for (std::int64_t k = 0; k < inputs; ++k) {
+            const double product =
+                static_cast<double>(x.row(i).data()[k]) * static_cast<double>(w.row(j).data()[k]);
+            expected += product;
+            magnitude += std::abs(product);
+          }
+          if (add) expected += static_cast<double>(before.row(i).data()[j] + bias.data()[j]);
+          ASSERT_NEAR(static_cast<double>(y.row(i).data()[j]), expected, tolerance() * magnitude)
+              << rows << 'x' << inputs << 'x' << outputs << " at " << i << ", " << j;
+        }
+      std::ranges::copy(before.values(), y.data());
+    }
+  }
+}
+
+TEST_P(Gemm, ARowDoesNotDependOnTheOthers) {
+  for (const auto& [inputs, outputs] : {std::pair{576, 960}, {1536, 576}, {77, 131}}) {
+    const matrix x = random_matrix(300, inputs, 5), w = random_matrix(outputs, inputs, 6);
+    const linear layer(GetParam(), w);
+    matrix all(300, outputs);
+    layer(x.data(), all.data(), 300, {});
+    for (const int rows : {1, 2, 3, 7, 8, 31, 64, 129, 255}) {
+      const int first = 300 - rows;
+      matrix some(rows, outputs);
+      layer(x.row(first).data(), some.data(), rows, {});
+      EXPECT_TRUE(std::ranges::equal(some.values(), all.values().last(some.values().size())))
+          << rows << " rows of " << inputs << " by " << outputs;
+    }
+  }
+}
+
+TEST_P(Gemm, ThreadsChangeNothing) {
+  const matrix x = random_matrix(70, 300, 5), w = random_matrix(1000, 300, 6);
+  const linear layer(GetParam(), w);
+  matrix serial(70, 1000), parallel(70, 1000);
+  layer(x.data(), serial.data(), 70, {});
+  for (const int threads : {2, 3, 7}) {
+    zerotune::thread_pool pool(threads);
+    layer(x.data(), parallel.data(), 70, pool);
+    EXPECT_TRUE(std::ranges::equal(serial.values(), parallel.values())) << threads;
+  }
+}
+
+TEST_P(Gemm, NoRowsIsNothing) {
+  const linear layer(GetParam(), random_matrix(10, 10, 1));
+  layer(nullptr, nullptr, 0, {});
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Gemm,
+                         testing::Values(gemm_kind::native, gemm_kind::onednn,
+                                         gemm_kind::onednn_bf16));
+
+TEST(PackedMatrix, GivesItsRowsBack) {
+  const matrix w = random_matrix(101, 37, 7);
+  const auto packed = llama::pack(gemm_kind::native, w);
+  ASSERT_TRUE(packed->can_unpack());
+  std::vector<float> row(37);
+  for (const std::int64_t i : {0, 47, 48, 100}) {
+    packed->unpack_row(i, row);
+    EXPECT_TRUE(std::ranges::equal(row, w.row(i)));
+  }
+}
+
+TEST(Linear, RefusesABiasOfAnotherLength) {
+  const std::vector<float> bias(9);
+  EXPECT_THROW(linear(gemm_kind::native, random_matrix(10, 10, 1), bias), std::invalid_argument);
+}
+
+}  // namespace

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program from end to end: what it prints, what it writes, and its exit status. The program's
+// path is in the environment variable ZEROTUNE_PROGRAM.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <sstream>
+#include <string>
+
+#include "scratch.hpp"
+#include "support/errors.hpp"
+#include "zerotune/tuning/json.hpp"
+
+namespace {
+
+using test::mentions;
+
+struct outcome {
+  int status = -1;
+  std::string out, err;
+};
+
+class command_line : public testing::Test {
+ protected:
+  void SetUp() override {
+    const char* path = std::getenv("ZEROTUNE_PROGRAM");
+    if (!path) GTEST_SKIP() << "ZEROTUNE_PROGRAM is not set";
+    program_ = path;
+    data_ = folder_.write("rows.jsonl", test::sample_rows(30));
+    model_ = test::small_model();
+  }
+
+  static std::string quoted(const std::string& text) {
+    std::string result = "'";
+    for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return result + "'";
+  }
+  outcome run(const std::vector<std::string>& arguments, const std::string& input = "") const {
+    std::string line = quoted(program_);
+    for (const std::string& argument : arguments) line.append(" ").append(quoted(argument));
+    folder_.write("in", input);
+    line += " <" + quoted(folder_.file("in")) + " >" + quoted(folder_.file("out")) + " 2>" +
+            quoted(folder_.file("err"));
+    const int status = std::system(line.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, folder_.read("out"), folder_.read("err")};
+  }
+  // A command with the model, the data and a template.
+  outcome run_on_data(std::vector<std::string> arguments) const {
+    for (const std::string& argument :
+         {std::string("--model"), model_, std::string("--data"), data_, std::string("--template"),
+          std::string("<|im_start|>{text}:")})
+      arguments.push_back(argument);
+    return run(arguments);
+  }
+  outcome tune(const std::string& output, std::vector<std::string> more = {},
+               const std::string& grid = "0.5,2") const {
+    std::vector<std::string> arguments{"tune",
+                                       "--output",
+                                       folder_.file(output),
+                                       "--profile-rows",
+                                       "6",
+                                       "--search-rows",
+                                       "8",
+                                       "--test-rows",
+                                       "10",
+                                       "--grid",
+                                       grid};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_on_data(arguments);
+  }
+
+  test::scratch_folder folder_;
+  std::string program_, data_, model_;
+};
+
+TEST_F(command_line, help_is_everywhere) {
+  EXPECT_EQ(run({"--help"}).status, 0);
+  for (const char* command : {"tokenize", "inspect", "generate", "evaluate", "heads", "tune"}) {
+    const outcome help = run({command, "--help"});
+    EXPECT_EQ(help.status, 0) << command;
+    EXPECT_TRUE(mentions(help.out, {"--model"})) << command;
+  }
+  EXPECT_TRUE(mentions(run({"heads", "--help"}).out, {"--method", "probe", "gradient"}));
+}
+
+TEST_F(command_line, tokenize_prints_an_array_a_line) {
+  const outcome result = run({"tokenize", "--model", model_}, "\"ab\"\n\"<|im_start|>\"\n\"\"\n");
+  EXPECT_EQ(result.status, 0) << result.err;
+  std::istringstream lines(result.out);
+  std::string line;
+  std::vector<nlohmann::json> ids;
+  while (std::getline(lines, line)) ids.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(ids.size(), 3u);
+  EXPECT_GE(ids[0].size(), 1u);
+  EXPECT_GT(ids[1].size(), 1u);  // not parsed as a special token
+  EXPECT_TRUE(ids[2].empty());
+  const outcome wrong = run({"tokenize", "--model", model_}, "\"a\"\n[1]\n");
+  EXPECT_EQ(wrong.status, 2);
+  EXPECT_TRUE(mentions(wrong.err, {"standard input:2"}));
+}
+
+TEST_F(command_line, inspect_says_what_the_model_is) {
+  const outcome result = run({"inspect", "--model", model_, "--json"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const nlohmann::json json = nlohmann::json::parse(result.out);
+  EXPECT_EQ(json.at("architecture"), "qwen2");
+  EXPECT_EQ(json.at("heads"), 14);
+  EXPECT_EQ(json.at("sink_mass").size(), json.at("layers").get<std::size_t>());
+  EXPECT_EQ(json.at("sink_mass").at(0).size(), 14u);
+  EXPECT_EQ(run({"inspect", "--model", model_}).status, 0);
+}
+
+TEST_F(command_line, generate_is_repeatable_and_gamma_one_changes_nothing) {
+  const std::vector<std::string> base{"generate", "--model",      model_, "--prompt",
+                                      "ab cd",    "--max-tokens", "8",    "--json"};
+  const outcome plain = run(base);
+  ASSERT_EQ(plain.status, 0) << plain.err;
+  EXPECT_TRUE(nlohmann::json::parse(plain.out).contains("text"));
+  auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), base.begin(), base.end());
+    return run(more);
+  };
+  EXPECT_EQ(with({"--gamma", "1"}).out, plain.out);
+  EXPECT_EQ(with({"--threads", "3"}).out, plain.out);
+  const auto drawn = with({"--temperature", "1.5", "--seed", "3"});
+  EXPECT_EQ(drawn.status, 0) << drawn.err;
+  EXPECT_EQ(with({"--temperature", "1.5", "--seed", "3"}).out, drawn.out);
+}
+
+TEST_F(command_line, chat_answers_every_turn) {
+  const outcome chat = run({"generate", "--model", model_, "--chat", "--max-tokens", "3", "--json"},
+                           "hello\nand again\n");
+  ASSERT_EQ(chat.status, 0) << chat.err;
+  EXPECT_EQ(std::count(chat.out.begin(), chat.out.end(), '\n'), 2);
+}
+
+TEST_F(command_line, evaluate_prints_scores_and_writes_predictions) {
+  const outcome result =
+      run_on_data({"evaluate", "--json", "--predictions", folder_.file("p.jsonl")});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const nlohmann::json json = nlohmann::json::parse(result.out);
+  EXPECT_EQ(json.at("rows"), 30);
+  for (const char* member : {"likelihood", "generated", "invalid", "entropy"})
+    EXPECT_TRUE(json.contains(member)) << member;
+  std::istringstream lines(folder_.read("p.jsonl"));
+  std::string line;
+  int rows = 0, right = 0;
+  for (; std::getline(lines, line); ++rows) {
+    const nlohmann::json row = nlohmann::json::parse(line);
+    EXPECT_EQ(row.at("id"), "row-" + std::to_string(rows));
+    EXPECT_EQ(row.at("loglik").size(), 2u);
+    EXPECT_EQ(row.at("valid").get<bool>(), !row.at("generated").is_null());
+    right += row.at("predicted") == row.at("label");
+  }
+  EXPECT_EQ(rows, 30);
+  EXPECT_NEAR(json.at("likelihood").get<double>(), right / 30.0, 1e-12);
+  EXPECT_EQ(run_on_data({"evaluate", "--shots", "2", "--gamma", "2"}).status, 0);
+}
+
+TEST_F(command_line, heads_measures_every_unit) {
+  const outcome result = run_on_data({"heads", "--json", "--profile-rows", "4"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(nlohmann::json::parse(result.out).at("units").size(), 14u);
+  const outcome layers = run_on_data({"heads", "--granularity", "layer", "--profile-rows", "4"});
+  EXPECT_EQ(layers.status, 0) << layers.err;
+  const outcome gradient = run_on_data({"heads", "--method", "gradient"});
+  EXPECT_EQ(gradient.status, 2);
+  EXPECT_TRUE(mentions(gradient.err, {"gradient", "probe"}));
+}
+
+TEST_F(command_line, tune_writes_a_profile_that_evaluate_and_generate_take) {
+  const outcome result = tune("p.json", {"--controls", "1"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_TRUE(mentions(result.out, {"untouched", "tuned", "McNemar", "Placebo", "bitwise equal"}));
+  const zerotune::tuning_profile profile = zerotune::read_profile(folder_.read("p.json"));
+  EXPECT_EQ(profile.model.architecture, "qwen2");
+  EXPECT_EQ(profile.model.file_hash.size(), 64u);
+  EXPECT_EQ(profile.gamma.heads(), 14);
+  ASSERT_TRUE(profile.splits && profile.test && profile.cost && profile.placebo_equal);
+  EXPECT_EQ(profile.splits->profile.size(), 6u);
+  EXPECT_EQ(profile.splits->test.size(), 10u);
+  EXPECT_EQ(profile.test->tuned.rows, 10);
+  EXPECT_EQ(profile.cost->forward_rows, 15 * 6 + 3 * 8);
+  EXPECT_TRUE(*profile.placebo_equal);
+  EXPECT_EQ(profile.controls.size(), 1u);
+  EXPECT_EQ(run_on_data({"evaluate", "--profile", folder_.file("p.json")}).status, 0);
+  EXPECT_EQ(run({"generate", "--model", model_, "--prompt", "a", "--max-tokens", "2", "--profile",
+                 folder_.file("p.json")})
+                .status,
+            0);
+}
+
+TEST_F(command_line, tune_is_the_same_for_any_number_of_threads) {
+  ASSERT_EQ(tune("one.json", {"--threads", "1"}).status, 0);
+  ASSERT_EQ(tune("three.json", {"--threads", "3"}).status, 0);
+  auto one = nlohmann::json::parse(folder_.read("one.json"));
+  auto three = nlohmann::json::parse(folder_.read("three.json"));
+  one["cost"].erase("seconds");
+  three["cost"].erase("seconds");
+  EXPECT_EQ(one, three);
+}
+
+TEST_F(command_line, tune_with_gamma_one_alone_changes_nothing) {
+  const outcome result = tune("p.json", {"--method", "uniform", "--json"}, "1");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const zerotune::tuning_profile profile = zerotune::read_profile(result.out);
+  EXPECT_TRUE(profile.gamma.is_identity());
+  EXPECT_EQ(profile.method, "uniform");
+  EXPECT_EQ(profile.test->untouched.likelihood, profile.test->tuned.likelihood);
+  EXPECT_EQ(profile.test->mcnemar_generated, 1.0);
+}
+
+TEST_F(command_line, tune_without_labels_needs_an_objective_without_labels) {
+  std::string rows = test::sample_rows(24);
+  for (std::size_t at; (at = rows.find(", \"label\": ")) != std::string::npos;) rows.erase(at, 12);
+  folder_.write("rows.jsonl", rows);
+  const outcome refused = tune("p.json");
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_TRUE(mentions(refused.err, {"rows.jsonl:1", "label"}));
+  const outcome result = tune("p.json", {"--objective", "entropy", "--json"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_FALSE(zerotune::read_profile(result.out).test.has_value());
+}
+
+TEST_F(command_line, a_profile_of_another_model_is_refused) {
+  folder_.write("shape.json", R"({"schema": "zerotune-profile", "version": 1, "gamma": [[1, 2]]})");
+  folder_.write("broken.json", R"({"schema": "zerotune-profile", "version": 1, "gamma": [[1, 2])");
+  folder_.write("negative.json",
+                R"({"schema": "zerotune-profile", "version": 1, "gamma": [[-1]]})");
+  for (const char* name : {"shape.json", "broken.json", "negative.json", "none.json"}) {
+    const outcome result = run_on_data({"evaluate", "--profile", folder_.file(name)});
+    EXPECT_EQ(result.status, 2) << name;
+    EXPECT_TRUE(mentions(result.err, {name})) << result.err;
+    EXPECT_EQ(result.out, "") << name;
+  }
+}
+
+TEST_F(command_line, mistakes_of_the_caller_end_with_two) {
+  const std::vector<std::vector<std::string>> cases{
+      {},
+      {"no-such-command"},
+      {"evaluate"},
+      {"evaluate", "--unknown"},
+      {"inspect", "--model", folder_.file("none.gguf")},
+      {"inspect", "--model", data_},
+      {"generate", "--model", model_},
+      {"generate", "--model", model_, "--prompt", "a", "--gamma", "-1"},
+      {"generate", "--model", model_, "--prompt", "a", "--gamma", "nan"},
+      {"generate", "--model", model_, "--prompt", "a", "--gamma", "2x"},
+      {"generate", "--model", model_, "--prompt", "a", "--top-p", "0"},
+      {"evaluate", "--model", model_, "--data", folder_.file("none"), "--template", "{text}"},
+      {"evaluate", "--model", model_, "--data", data_, "--template", "no field"},
+      {"evaluate", "--model", model_, "--data", data_, "--template", "{text}", "--threads", "0"},
+      {"tune", "--model", model_, "--data", data_, "--template", "{text}", "--output",
+       folder_.file("o"), "--test-rows", "1000"},
+  };
+  for (const auto& arguments : cases) {
+    const outcome result = run(arguments);
+    EXPECT_EQ(result.status, 2) << (arguments.empty() ? "nothing" : arguments.back());
+    EXPECT_NE(result.err, "") << (arguments.empty() ? "nothing" : arguments.back());
+  }
+}
+
+TEST_F(command_line, a_file_that_cannot_be_written_ends_with_one) {
+  const outcome result =
+      run_on_data({"evaluate", "--limit", "2", "--predictions", folder_.file("no/such/folder")});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(mentions(result.err, {"no/such/folder"}));
+}
+
+}  // namespace

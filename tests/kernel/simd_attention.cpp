@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tiles of queries on the SIMD back end against softmax(modified(scale Q K^T)) V in double.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "zerotune/kernel/simd/simd.hpp"
+#include "zerotune/policy/alibi.hpp"
+#include "zerotune/policy/initial_token.hpp"
+#include "zerotune/policy/masks.hpp"
+#include "zerotune/policy/softcap.hpp"
+
+namespace zt = zerotune;
+using zt::index_t;
+
+namespace {
+
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+constexpr bool finite_math = true;
+#else
+constexpr bool finite_math = false;
+#endif
+
+double number(std::uint64_t& state) {
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return static_cast<double>(static_cast<std::int64_t>(state >> 11)) / 0x1p52 - 1.0;
+}
+
+/// One head: q [queries, head_dim], k [keys, head_dim], v [keys, value_dim].
+template <class T>
+struct head {
+  using acc = zt::accumulator_t<T>;
+  head(index_t queries, index_t keys, index_t head_dim, index_t value_dim, index_t stride = 1)
+      : queries(queries), keys(keys), head_dim(head_dim), value_dim(value_dim), stride(stride) {
+    std::uint64_t state = 7;
+    for (auto* const part : {&q, &k, &v})
+      part->resize(static_cast<std::size_t>(std::max(queries, keys) *
+                                            (std::max(head_dim, value_dim) * stride + 3)));
+    for (auto* const part : {&q, &k, &v})
+      for (T& x : *part) x = static_cast<T>(static_cast<acc>(2 * number(state)));
+  }
+  index_t q_row() const { return head_dim * stride + 1; }
+  index_t v_row() const { return value_dim * stride + 2; }
+
+  template <class Modifier>
+  void run(const Modifier& m) {
+    out.assign(static_cast<std::size_t>(queries * value_dim), T{});
+    lse.assign(static_cast<std::size_t>(queries), acc(0));
+    const zt::geometry g{{1, 2, queries, keys}, {}, {}};
+    const zt::impl::attention_row_args<T, T, T> args{
+        q.data(), stride,     k.data(), q_row(),    stride,   v.data(),  v_row(),
+        stride,   out.data(), 1,        lse.data(), head_dim, value_dim, scale};
+    zt::impl::attention_rows<zt::backend::simd<>>(args, {q_row(), value_dim, 1}, g, m, 0, 1,
+                                                  {0, queries});
+  }
+
+  /// The oracle. bias(q_pos, j) is -inf where hidden; cap 0 for none.
+  template <class Bias>
+  void expect(const Bias& bias, double cap, const char* what) const {
+    for (index_t i = 0; i < queries; ++i) {
+      const index_t q_pos = keys - queries + i;
+      std::vector<double> logits(static_cast<std::size_t>(keys));
+      double maximum = -HUGE_VAL, sum = 0;
+      for (index_t j = 0; j < keys; ++j) {
+        double logit = 0;
+        for (index_t c = 0; c < head_dim; ++c)
+          logit += at(q, i * q_row() + c * stride) * at(k, j * q_row() + c * stride);
+        logit *= static_cast<double>(scale);
+        if (cap > 0) logit = cap * std::tanh(logit / cap);
+        const double b = bias(q_pos, j);
+        const bool seen = b > -1e300;
+        logits[static_cast<std::size_t>(j)] = seen ? logit + b : -1e300;
+        if (seen) maximum = std::max(maximum, logit + b);
+      }
+      const bool none = maximum < -1e200;
+      for (double& x : logits) sum += x = x < -1e200 ? 0.0 : std::exp(x - maximum);
+      for (index_t c = 0; c < value_dim; ++c) {
+        double expected = 0;
+        for (index_t j = 0; j < keys; ++j)
+          if (logits[static_cast<std::size_t>(j)] > 0)
+            expected += logits[static_cast<std::size_t>(j)] * at(v, j * v_row() + c * stride);
+        expected = none ? 0 : expected / sum;
+        ASSERT_NEAR(at(out, i * value_dim + c), expected, tolerance)
+            << what << " queries " << queries << " keys " << keys << " head_dim " << head_dim
+            << " row " << i << " column " << c;
+      }
+      if (none) {
+        // A bit test: -ffast-math takes every comparison with infinity for false.
+        const float written = static_cast<float>(lse[static_cast<std::size_t>(i)]);
+        ASSERT_EQ(__builtin_bit_cast(std::uint32_t, written), 0xff800000u) << what << " row " << i;
+      } else {
+        ASSERT_NEAR(lse[static_cast<std::size_t>(i)], maximum + std::log(sum), lse_tolerance)
+            << what << " row " << i;
+      }
+    }
+  }
+  static double at(const std::vector<T>& x, index_t i) {
+    return static_cast<double>(static_cast<acc>(x[static_cast<std::size_t>(i)]));
+  }
+
+  /// Rounding of a result below 2 in the storage type; of float sums over some hundred terms.
+  static constexpr double tolerance = std::is_same_v<T, double>        ? 1e-12
+                                      : std::is_same_v<T, float>       ? 1e-5
+                                      : std::is_same_v<T, zt::float16> ? 1e-3
+                                                                       : 8e-3;
+  static constexpr double lse_tolerance = std::is_same_v<T, double> ? 1e-12 : 1e-5;
+
+  index_t queries, keys, head_dim, value_dim, stride;
+  acc scale = acc(0.35);
+  std::vector<T> q, k, v, out;
+  std::vector<acc> lse;
+};
+
+double causal_bias(index_t q_pos, index_t j) { return j > q_pos ? -HUGE_VAL : 0.0; }
+
+template <class T>
+class simd_attention : public ::testing::Test {};
+using element_types = ::testing::Types<float, double, zt::float16, zt::bfloat16>;
+TYPED_TEST_SUITE(simd_attention, element_types);
+
+TYPED_TEST(simd_attention, every_number_of_queries) {
+  constexpr index_t lanes = zt::row_ops<zt::backend::simd<>, TypeParam>::lanes;
+  for (index_t queries = 1; queries <= 4 * lanes + 1; ++queries)
+    for (const index_t earlier : {0, 70}) {
+      head<TypeParam> h(queries, queries + earlier, 19, 21);
+      h.run(zt::causal{} | zt::initial_token{3.0f});
+      h.expect([](index_t q, index_t j) { return causal_bias(q, j) + (j ? 0 : std::log(3.0)); }, 0,
+               "gamma 3");
+    }
+}
+
+TYPED_TEST(simd_attention, every_dimension_and_stride) {
+  for (const index_t stride : {1, 2})
+    for (const index_t dim : {1, 2, 7, 8, 15, 16, 17, 64, 80, 96, 128, 256, 257, 300}) {
+      head<TypeParam> h(20, 75, dim, dim == 17 ? 5 : dim, stride);
+      h.scale = static_cast<zt::accumulator_t<TypeParam>>(1 / std::sqrt(static_cast<double>(dim)));
+      h.run(zt::causal{} | zt::initial_token{0.25f});
+      h.expect([](index_t q, index_t j) { return causal_bias(q, j) + (j ? 0 : std::log(0.25)); }, 0,
+               "gamma 1/4");
+    }
+}
+
+TYPED_TEST(simd_attention, modifiers) {
+  const float slopes[] = {0.5f, 0.125f};
+  const zt::alibi slope{zt::tensor_view<const float, 1>(slopes, {2})};
+  for (const index_t keys : {40, 131}) {
+    head<TypeParam> h(40, keys, 24, 24);
+    h.run(zt::identity{});
+    h.expect([](index_t, index_t) { return 0.0; }, 0, "identity");
+    h.run(zt::softcap{1.5f} | zt::causal{} | slope);
+    h.expect(
+        [](index_t q, index_t j) { return causal_bias(q, j) - 0.125 * static_cast<double>(q - j); },
+        1.5, "softcap and alibi");
+    h.run(zt::causal{} | zt::sliding_window{9} | zt::initial_token{2.0f});
+    h.expect(
+        [](index_t q, index_t j) {
+          return causal_bias(q, j) + (j < q - 8 ? -HUGE_VAL : j ? 0 : std::log(2.0));
+        },
+        0, "window");
+  }
+}
+
+TYPED_TEST(simd_attention, queries_before_every_key_see_nothing) {
+  head<TypeParam> h(50, 20, 16, 16);  // q_pos -30 ... 19
+  h.run(zt::causal{} | zt::initial_token{2.0f});
+  h.expect([](index_t q, index_t j) { return causal_bias(q, j) + (j ? 0 : std::log(2.0)); }, 0,
+           "nothing seen");
+}
+
+TYPED_TEST(simd_attention, gamma_zero_excludes_exactly_unless_nothing_else_is_seen) {
+  head<TypeParam> h(40, 40, 16, 16);
+  h.run(zt::causal{} | zt::initial_token{0.0f});
+  h.expect(
+      [](index_t q, index_t j) { return causal_bias(q, j) + (j == 0 && q > 0 ? -HUGE_VAL : 0.0); },
+      0, "gamma 0");
+}
+
+TYPED_TEST(simd_attention, gamma_one_changes_no_bit) {
+  for (const index_t queries : {5, 33, 64}) {
+    head<TypeParam> a(queries, 70, 32, 32), b = a;
+    a.run(zt::causal{} | zt::identity{});
+    b.run(zt::causal{} | zt::initial_token{1.0f});
+    EXPECT_EQ(std::memcmp(a.out.data(), b.out.data(), a.out.size() * sizeof(TypeParam)), 0);
+    EXPECT_EQ(std::memcmp(a.lse.data(), b.lse.data(), a.lse.size() * sizeof a.lse[0]), 0);
+  }
+}
+
+/// Hides a key by its bias alone: the interval of visible keys does not say so.
+struct hides {
+  index_t key;
+  template <class Batch>
+  Batch log_bias(zt::row, Batch position) const {
+    using real = zt::impl::value_of<Batch>;
+    using zt::select;
+    return select(position == Batch(static_cast<real>(key)), Batch(zt::impl::mask_bias<real>()),
+                  Batch(real(0)));
+  }
+  zt::tile_effect effect(int, zt::range, zt::range keys) const {
+    return keys.contains(key) ? zt::tile_effect::apply : zt::tile_effect::none;
+  }
+};
+
+TYPED_TEST(simd_attention, a_key_hidden_by_its_bias_alone) {
+  head<TypeParam> h(33, 70, 16, 16);
+  const auto bias = [](index_t q, index_t j) { return j == 20 ? -HUGE_VAL : causal_bias(q, j); };
+  h.run(zt::causal{} | hides{20});
+  h.expect(bias, 0, "hidden");
+  if (finite_math) GTEST_SKIP() << "finite inputs only";
+  const auto expected = h.out;
+  for (index_t c = 0; c < 16; ++c) {
+    h.k[static_cast<std::size_t>(20 * h.q_row() + c)] = static_cast<TypeParam>(std::nanf(""));
+    h.v[static_cast<std::size_t>(20 * h.v_row() + c)] = static_cast<TypeParam>(std::nanf(""));
+  }
+  h.run(zt::causal{} | hides{20});
+  EXPECT_EQ(std::memcmp(h.out.data(), expected.data(), expected.size() * sizeof(TypeParam)), 0);
+}
+
+TYPED_TEST(simd_attention, a_key_that_is_not_finite_reaches_the_rows_that_see_it_only) {
+  if (finite_math) GTEST_SKIP() << "finite inputs only";
+  for (const float bad : {std::nanf(""), HUGE_VALF}) {
+    head<TypeParam> h(40, 70, 16, 16), sound = h;
+    sound.run(zt::softcap{2.0f} | zt::causal{});
+    h.k[static_cast<std::size_t>(50 * h.q_row() + 3)] = static_cast<TypeParam>(bad);
+    h.run(zt::softcap{2.0f} | zt::causal{});
+    for (index_t i = 0; i < 40; ++i)
+      for (index_t c = 0; c < 16; ++c) {
+        const double got = h.at(h.out, i * 16 + c);
+        if (30 + i >= 50)
+          EXPECT_TRUE(std::isnan(got)) << i;
+        else
+          EXPECT_EQ(got, sound.at(sound.out, i * 16 + c)) << i;
+      }
+  }
+}
+
+/// Rows see the first or the last four keys, never those between.
+struct two_ends {
+  template <class Batch>
+  Batch log_bias(zt::row r, Batch position) const {
+    return zt::impl::bias_outside(visible(r), position);
+  }
+  zt::range visible(zt::row r) const { return r.q_pos % 2 ? zt::range{0, 4} : zt::range{66, 70}; }
+  zt::range support(zt::row) const { return {}; }
+  zt::tile_effect effect(int, zt::range, zt::range) const { return zt::tile_effect::apply; }
+};
+
+TYPED_TEST(simd_attention, keys_between_the_rows_intervals_are_never_read) {
+  head<TypeParam> h(40, 70, 16, 16);
+  if (!finite_math)
+    for (index_t j = 4; j < 66; ++j) {
+      h.k[static_cast<std::size_t>(j * h.q_row())] = static_cast<TypeParam>(std::nanf(""));
+      h.v[static_cast<std::size_t>(j * h.v_row())] = static_cast<TypeParam>(std::nanf(""));
+    }
+  h.run(two_ends{});
+  h.expect([](index_t q, index_t j) { return (q % 2 ? j < 4 : j >= 66) ? 0.0 : -HUGE_VAL; }, 0,
+           "two ends");
+}
+
+}  // namespace
