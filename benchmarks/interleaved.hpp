@@ -2,15 +2,20 @@
 // Ratios of two times from interleaved samples: A B B A, so that a drifting clock cancels.
 #pragma once
 
+#include <time.h>
+
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <vector>
 
 namespace bench {
 
+/// This thread's time on a core, in seconds: everything here runs on one thread, and a shared
+/// machine takes its core away for milliseconds at a time.
 inline double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  timespec t;
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
 template <class Body>

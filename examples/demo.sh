@@ -55,10 +55,10 @@ bash cmake/install_packages.sh g++ cmake ninja-build python3 python3-pip libpcre
   nlohmann-json3-dev libxsimd-dev libdnnl-dev
 
 echo "zerotune: building the program" >&2
+mkdir -p build-demo
 cmake -S . -B build-demo -G Ninja -DCMAKE_BUILD_TYPE=Release -DZEROTUNE_BUILD_TESTS=OFF \
-  -DZEROTUNE_BUILD_BENCHMARKS=OFF -DZEROTUNE_BUILD_EXAMPLES=ON >build-demo.log 2>&1 ||
-  { cat build-demo.log >&2 && exit 1; }
-rm -f build-demo.log
+  -DZEROTUNE_BUILD_BENCHMARKS=OFF -DZEROTUNE_BUILD_EXAMPLES=ON >build-demo/configure.log 2>&1 ||
+  { cat build-demo/configure.log >&2 && exit 1; }
 cmake --build build-demo --target zerotune_program
 
 if [[ -z $model ]]; then

@@ -13,6 +13,7 @@ function(zerotune_test_properties target)
                       ZEROTUNE_EXAMPLES_DIR="${PROJECT_SOURCE_DIR}/examples")
   target_link_libraries(${target} PRIVATE zerotune::zerotune zerotune_development GTest::gtest
                                           GTest::gtest_main)
+  target_compile_options(${target} PRIVATE ${ZEROTUNE_TEST_OPTIMIZATION})
   # In a typed test `using type = typename TestFixture::type` hides a member of the fixture.
   target_compile_options(${target} PRIVATE -Wno-shadow)
   foreach(part simd eigen tuning)
@@ -39,6 +40,9 @@ function(zerotune_add_unit_tests folder)
     return()
   endif()
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${directory}/*.cpp")
+  if(ZEROTUNE_TEST_FILES)
+    list(FILTER sources INCLUDE REGEX "${ZEROTUNE_TEST_FILES}")
+  endif()
   if(NOT sources)
     return()
   endif()
@@ -109,6 +113,10 @@ function(zerotune_add_test_executable target prefix filter flags sources librari
   zerotune_test_properties(${target})
   target_link_libraries(${target} PRIVATE ${libraries})
   target_compile_options(${target} PRIVATE ${flags})
+  if(flags)
+    # support/backends.hpp may leave out the other back ends, which the first executable tests.
+    target_compile_definitions(${target} PRIVATE ZEROTUNE_TEST_ONLY_SIMD)
+  endif()
   if(NOT libraries AND NOT flags)
     # The rest is compiled for another instruction set. The flags let ccache see through it.
     target_compile_options(

@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(
-  g++ clang cmake ninja-build pkg-config python3 python3-pip
+  g++ clang libclang-rt-dev cmake ninja-build pkg-config python3 python3-pip
   libgtest-dev librapidcheck-dev libbenchmark-dev
   libxsimd-dev libeigen3-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libdnnl-dev libomp-dev
 )

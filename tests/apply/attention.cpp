@@ -56,8 +56,8 @@ TYPED_TEST_SUITE(attention_of, test::attention_kernels, test::kernel_names);
 
 // Around the widths of vectors (4, 8, 16, 32 elements) and of blocks of keys: skipped tails.
 TYPED_TEST(attention_of, is_right_at_every_length) {
-  for (const index_t length : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 67, 127,
-                               128, 129, 257})
+  for (const index_t length :
+       {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 67, 127, 128, 129, 257})
     for (const index_t q_len : {index_t{1}, std::min<index_t>(length, 9)}) {
       scene s{.num_heads = 2, .num_kv_heads = 1, .q_len = q_len, .kv_len = length, .head_dim = 16};
       s.value_dim = 16;
@@ -108,7 +108,8 @@ TYPED_TEST(attention_of, takes_inputs_of_stride_zero) {
   test::tensor<T> out({3, 2, 4, 8});
   // One sequence for all of the batch, one key-value head for all heads, one key for all positions.
   const auto q = in.q.const_view(), k = in.k.const_view(), v = in.v.const_view();
-  const zerotune::tensor_view<const T, 4> shared_q(q.data(), {3, 2, 4, 8}, {0, q.stride(1), q.stride(2), 1});
+  const zerotune::tensor_view<const T, 4> shared_q(q.data(), {3, 2, 4, 8},
+                                                   {0, q.stride(1), q.stride(2), 1});
   const zerotune::tensor_view<const T, 4> shared_k(k.data(), {3, 2, 9, 8}, {0, 0, 0, 1});
   const zerotune::tensor_view<const T, 4> shared_v(v.data(), {3, 2, 9, 8}, {0, 0, v.stride(2), 0});
   zerotune::attention(typename TypeParam::backend{}, shared_q, shared_k, shared_v, out.view(),

@@ -23,10 +23,9 @@ template <class Backend, form Form, class T>
 constexpr bool has = zerotune::impl::has_kernel<Backend, Form, T>;
 
 template <class Backend, class T>
-constexpr bool has_all_but_attention =
-    has<Backend, form::weights, T> && has<Backend, form::logits, T> &&
-    has<Backend, form::mask, T> && has<Backend, form::keys, T> && has<Backend, form::output, T> &&
-    has<Backend, form::gradient, T>;
+constexpr bool has_all_but_attention = has<Backend, form::weights, T>&&
+    has<Backend, form::logits, T>&& has<Backend, form::mask, T>&& has<Backend, form::keys, T>&&
+        has<Backend, form::output, T>&& has<Backend, form::gradient, T>;
 
 TEST(backends, scalar_has_every_form_and_type) {
   using zerotune::backend::scalar;

@@ -101,12 +101,13 @@ TEST(attention_refuses, scales_and_gammas_that_do_not_fit) {
       {"scale inf", call(infinite, zerotune::causal{}), {"attention", "softmax_scale"}},
       {"scale NaN", call(undefined, zerotune::causal{}), {"attention", "softmax_scale"}},
       {"three gammas",
-       call(zerotune::attention_options<float>{},
-            zerotune::initial_token{test::list_view(three)}),
+       call(zerotune::attention_options<float>{}, zerotune::initial_token{test::list_view(three)}),
        {"attention", "initial_token", "num_heads", "expected 4", "got 3"}},
-      {"softcap", call(zerotune::attention_options<float>{}, zerotune::softcap{-1.0f}),
+      {"softcap",
+       call(zerotune::attention_options<float>{}, zerotune::softcap{-1.0f}),
        {"attention", "softcap"}},
-      {"window", call(zerotune::attention_options<float>{}, zerotune::sliding_window{0}),
+      {"window",
+       call(zerotune::attention_options<float>{}, zerotune::sliding_window{0}),
        {"attention", "sliding_window", "got 0"}},
   });
 }
@@ -122,26 +123,47 @@ TEST(every_form_refuses, lengths_starts_and_positions_that_do_not_fit) {
       };
     };
     expect_refused({
-        {"length beyond", with([](scene& s) { s.kv_lengths = {5, 6}; }),
+        {"length beyond",
+         with([](scene& s) {
+           s.kv_lengths = {5, 6};
+         }),
          {"kv_lengths[1]", "[0, 5]", "got 6"}},
-        {"length below", with([](scene& s) { s.kv_lengths = {-1, 5}; }),
+        {"length below",
+         with([](scene& s) {
+           s.kv_lengths = {-1, 5};
+         }),
          {"kv_lengths[0]", "got -1"}},
-        {"one length", with([](scene& s) { s.kv_lengths = {5}; }),
+        {"one length",
+         with([](scene& s) { s.kv_lengths = {5}; }),
          {"kv_lengths dim 0 (batch)", "expected 2", "got 1"}},
-        {"three starts", with([](scene& s) { s.q_starts = {0, 0, 0}; }),
+        {"three starts",
+         with([](scene& s) {
+           s.q_starts = {0, 0, 0};
+         }),
          {"q_starts dim 0 (batch)", "expected 2", "got 3"}},
-        {"start huge", with([=](scene& s) { s.q_starts = {0, huge}; }),
+        {"start huge",
+         with([=](scene& s) {
+           s.q_starts = {0, huge};
+         }),
          {"q_starts[1]", std::to_string(huge)}},
-        {"start least", with([](scene& s) {
+        {"start least",
+         with([](scene& s) {
            s.q_starts = {std::numeric_limits<index_t>::min(), 0};
          }),
          {"q_starts[0]"}},
-        {"position beyond", with([](scene& s) { s.positions = {0, 5}; }),
+        {"position beyond",
+         with([](scene& s) {
+           s.positions = {0, 5};
+         }),
          {"positions[1]", "[0, 5)", "got 5"}},
-        {"position below", with([](scene& s) { s.positions = {-1, 0}; }),
+        {"position below",
+         with([](scene& s) {
+           s.positions = {-1, 0};
+         }),
          {"positions[0]", "got -1"}},
         {"one position", with([](scene& s) { s.positions = {0}; }), {"positions", "batch"}},
-        {"too few gammas", with([](scene& s) { s.gammas.pop_back(); }),
+        {"too few gammas",
+         with([](scene& s) { s.gammas.pop_back(); }),
          {"gamma dim 0 (num_heads)", "expected 4", "got 3"}},
     });
   }
@@ -160,11 +182,11 @@ TEST(correct_output_refuses, shapes_and_options_that_do_not_fit) {
       test::tensor<float> out(with.out), v(with.v);
       test::tensor<float, 3> lse(with.lse);
       if (by_mass)
-        zerotune::correct_output_by_mass(out.view(), lse.const_view(), v.const_view(),
-                                         f.s.usual(), with.options);
+        zerotune::correct_output_by_mass(out.view(), lse.const_view(), v.const_view(), f.s.usual(),
+                                         with.options);
       else
-        zerotune::correct_output(out.view(), lse.view(), f.in.q.const_view(),
-                                 f.in.k.const_view(), v.const_view(), f.s.usual(), with.options);
+        zerotune::correct_output(out.view(), lse.view(), f.in.q.const_view(), f.in.k.const_view(),
+                                 v.const_view(), f.s.usual(), with.options);
     };
   };
   const double nan_value = std::numeric_limits<double>::quiet_NaN();
@@ -178,7 +200,8 @@ TEST(correct_output_refuses, shapes_and_options_that_do_not_fit) {
         {"sums rows", call([](shapes& s) { s.lse[2] = 1; }, by_mass), {fn, sums + " dim 2"}},
         {"width", call([](shapes& s) { s.out[3] = 7; }, by_mass), {fn, "out dim 3 (value_dim)"}},
         {"min_d", call([](shapes& s) { s.options.min_d = -1; }, by_mass), {fn, "min_d"}},
-        {"min_d NaN", call([=](shapes& s) { s.options.min_d = nan_value; }, by_mass),
+        {"min_d NaN",
+         call([=](shapes& s) { s.options.min_d = nan_value; }, by_mass),
          {fn, "min_d"}},
     });
   }
@@ -187,7 +210,8 @@ TEST(correct_output_refuses, shapes_and_options_that_do_not_fit) {
       {"v heads", call([](shapes& s) { s.v[1] = 1; }, false), {"v dim 1 (num_kv_heads)"}},
       {"softcap", call([](shapes& s) { s.options.softcap = -2; }, false), {"softcap"}},
       {"softcap NaN", call([=](shapes& s) { s.options.softcap = nan_value; }, false), {"softcap"}},
-      {"scale NaN", call([=](shapes& s) { s.options.softmax_scale = nan_value; }, false),
+      {"scale NaN",
+       call([=](shapes& s) { s.options.softmax_scale = nan_value; }, false),
        {"softmax_scale"}},
       {"two keys",
        [](all_forms& f) {
@@ -225,7 +249,9 @@ TEST(augmentation_refuses, shapes_and_scales_that_do_not_fit) {
       {"kv_len", query(right, -1, 1), {q, "kv_len", "got -1"}},
       {"scale 0", query(right, 5, 0), {q, "softmax_scale"}},
       {"scale < 0", query(right, 5, -1), {q, "softmax_scale"}},
-      {"scale NaN", query(right, 5, std::numeric_limits<double>::quiet_NaN()), {q, "softmax_scale"}},
+      {"scale NaN",
+       query(right, 5, std::numeric_limits<double>::quiet_NaN()),
+       {q, "softmax_scale"}},
       {"k width", key({2, 2, 5, 10}, false), {"augment_key: ", "out dim 3", "9", "10"}},
       {"v rows", key({2, 2, 4, 9}, true), {"augment_value: ", "out dim 2", "5", "4"}},
       {"span",
@@ -267,7 +293,8 @@ TEST(scale_keys_refuses, what_does_not_fit) {
       {"no heads", call({.factor = 2}, 0), {"scale_keys", "num_heads", "got 0"}},
       {"factors", call({.factors = list_view(three)}, 4), {"factors", "expected 4", "got 3"}},
       {"NaN", call({.factors = list_view(poisoned)}, 4), {"scale_keys", "factors[2]"}},
-      {"position", call({.factors = list_view(four), .positions = list_view(beyond)}, 4),
+      {"position",
+       call({.factors = list_view(four), .positions = list_view(beyond)}, 4),
        {"positions[1]", "got 5"}},
       {"positions", call({.factor = 2, .positions = list_view(one)}, 4), {"positions", "batch"}},
   });

@@ -50,9 +50,8 @@ TEST(output_strides, of_zero_are_an_error_in_every_form) {
                          {"scale_keys", name}));
     const view4<const float> in(p + 1024, {2, 2, 3, 4});
     EXPECT_TRUE(mentions(attention_message<float>(in, in, in, bad), {"attention", "out", name}));
-    EXPECT_TRUE(mentions(
-        message_of([&] { zerotune::correct_output(bad, lse, in, in, in, sink); }),
-        {"correct_output", "out", name}));
+    EXPECT_TRUE(mentions(message_of([&] { zerotune::correct_output(bad, lse, in, in, in, sink); }),
+                         {"correct_output", "out", name}));
     if (dim < 3) {
       index_t three[3] = {6, 3, 1};
       three[dim] = 0;
@@ -69,7 +68,8 @@ TEST(output_strides, that_overlap_themselves_are_an_error) {
   const tensor_view<float, 2> bad(memory.data(), {2, 3}, {2, 1});
   EXPECT_TRUE(test::mentions(test::message_of([&] { zerotune::rescale_weights(bad, sink); }),
                              {"rescale_weights", "stride 0", "its own place", "got 2"}));
-  const tensor_view<float, 2> good(memory.data(), {2, 3}, {3, 1}), swapped(memory.data(), {2, 3}, {1, 2});
+  const tensor_view<float, 2> good(memory.data(), {2, 3}, {3, 1}),
+      swapped(memory.data(), {2, 3}, {1, 2});
   EXPECT_EQ(test::message_of([&] { zerotune::rescale_weights(good, sink); }), "");
   EXPECT_EQ(test::message_of([&] { zerotune::rescale_weights(swapped, sink); }), "");
 }
@@ -157,7 +157,8 @@ TEST(outputs, interleaved_with_their_inputs_are_accepted) {
                         {tokens * step, dim, step, 1});
   };
   EXPECT_EQ(attention_message<float>(piece(0), piece(1), piece(2), piece(3)), "");
-  EXPECT_TRUE(test::mentions(attention_message<float>(piece(0), piece(1), piece(2), piece(2)), {"v"}));
+  EXPECT_TRUE(
+      test::mentions(attention_message<float>(piece(0), piece(1), piece(2), piece(2)), {"v"}));
   // Columns of one row: a_0 of a value indicator lies in the last column of the output.
   std::vector<float> columns(static_cast<std::size_t>(tokens * (dim + 1)), 0.25f);
   const view4<float> out(columns.data(), {1, 1, tokens, dim}, {0, 0, dim + 1, 1});

@@ -38,7 +38,7 @@ TYPED_TEST_SUITE(attention_visibility, test::attention_fault_kernels, test::kern
 TYPED_TEST(attention_visibility, fully_masked_row_is_zero_with_lse_minus_infinity) {
   scene s{.batch = 3, .num_heads = 1, .num_kv_heads = 1, .q_len = 4, .kv_len = 12};
   s.kv_lengths = {12, 0, 5};
-  s.q_starts = {-4, 0, 1};      // before the first key; without keys; before the initial token
+  s.q_starts = {-4, 0, 1};  // before the first key; without keys; before the initial token
   s.positions = {0, 3, 4};
   for (const float gamma : {0.0f, 1.0f, 2.0f}) {
     s.gammas = {gamma};
@@ -119,8 +119,7 @@ TYPED_TEST(attention_visibility, padding_and_keys_beyond_the_length_are_never_re
   const std::vector<float> gammas{0.0f, 3.0f};
   zerotune::attention_options<zerotune::accumulator_t<T>> options;
   options.kv_lengths = test::list_view(lengths);
-  const auto sink =
-      zerotune::initial_token{test::list_view(gammas)}.at(test::list_view(positions));
+  const auto sink = zerotune::initial_token{test::list_view(gammas)}.at(test::list_view(positions));
   zerotune::attention(typename TypeParam::backend{}, q.const_view(), k, v, out.view(), sink,
                       options);
   zerotune::attention(typename TypeParam::backend{}, q.const_view(), k, v, out.view(),

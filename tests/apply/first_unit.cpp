@@ -13,7 +13,8 @@ TEST(two_translation_units, agree_to_the_bit) {
   std::vector<float> q(12, 0.5f), k(20, 0.25f), v(20), out(12);
   for (std::size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(i);
   const zerotune::tensor_view<float, 4> queries(q.data(), {1, 1, 3, 4}),
-      keys(k.data(), {1, 1, 5, 4}), values(v.data(), {1, 1, 5, 4}), result(out.data(), {1, 1, 3, 4});
+      keys(k.data(), {1, 1, 5, 4}), values(v.data(), {1, 1, 5, 4}),
+      result(out.data(), {1, 1, 3, 4});
   zerotune::attention(queries, keys, values, result,
                       zerotune::causal{} | zerotune::initial_token{3.0f});
   EXPECT_TRUE(test::same_bits(out, attention_of_the_second_unit()));

@@ -37,16 +37,14 @@ class keys_of : public ::testing::Test {
     scene host = s;
     host.head_dim += extra;
     host.gammas.assign(host.gammas.size(), 1.0f);
-    const oracle::result actual =
-        oracle::attend(host.problem(q.dense(), k.dense(), in.v.dense()));
+    const oracle::result actual = oracle::attend(host.problem(q.dense(), k.dense(), in.v.dense()));
     const oracle::problem problem = in.problem(s);
     const oracle::result expected = oracle::attend(problem);
     EXPECT_TRUE(test::close<T>(actual.out, expected.out, test::naive_attention<T>(problem).out))
         << "kv_len " << s.kv_len << " layout " << static_cast<int>(order);
   }
 };
-using storage_types =
-    ::testing::Types<float, double, zerotune::float16, zerotune::bfloat16>;
+using storage_types = ::testing::Types<float, double, zerotune::float16, zerotune::bfloat16>;
 TYPED_TEST_SUITE(keys_of, storage_types);
 
 TYPED_TEST(keys_of, typical_scenes_are_augmented) {
@@ -74,7 +72,8 @@ TYPED_TEST(keys_of, augmentation_copies_exactly_and_splits_the_coordinate) {
       for (index_t c = 0; c < this->extra; ++c)
         coordinate += test::to_double(q.view()(0, h, i, 5 + c));
       const double unit = sizeof(TypeParam) == 8 ? 1e-12 : 1e-5;  // two parts of 8 bits: 2^-17
-      EXPECT_NEAR(coordinate, h == 0 ? std::log(static_cast<double>(1.7f)) / s.scale : 0.0, 2 * unit);
+      EXPECT_NEAR(coordinate, h == 0 ? std::log(static_cast<double>(1.7f)) / s.scale : 0.0,
+                  2 * unit);
     }
   for (index_t j = 0; j < 3; ++j)
     for (index_t c = 0; c < this->extra; ++c)
@@ -155,8 +154,7 @@ TYPED_TEST(scaled_keys_of, only_the_initial_key_is_multiplied) {
         for (std::size_t h = 0; h < 3; ++h)
           for (index_t j = 0; j < 5; ++j)
             for (index_t c = 0; c < dim; ++c, ++i) {
-              const double factor =
-                  j == positions[b] ? static_cast<double>(factors[2 * h]) : 1.0;
+              const double factor = j == positions[b] ? static_cast<double>(factors[2 * h]) : 1.0;
               EXPECT_EQ(test::to_double(after[i]),
                         test::stored<T>(test::to_double(before[i]) * factor));
             }

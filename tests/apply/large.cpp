@@ -87,7 +87,9 @@ struct long_row {
   T* data = reinterpret_cast<T*>(memory.data());
   tensor_view<T, 2> row{data, {1, kv_len}};
 
-  long_row() { memory.allow(static_cast<std::size_t>(kv_len - seen) * sizeof(T), test::guarded_memory::page()); }
+  long_row() {
+    memory.allow(static_cast<std::size_t>(kv_len - seen) * sizeof(T), test::guarded_memory::page());
+  }
   auto sink(float gamma) const {
     return zerotune::initial_token{gamma}.at(test::list_view(positions));
   }
@@ -131,7 +133,8 @@ TYPED_TEST(large, masks_and_logits_know_far_positions) {
     std::vector<T> memory(static_cast<std::size_t>(kv_len), test::from_double<T>(0.0));
     const tensor_view<T, 2> row(memory.data(), {1, kv_len});
     const std::vector<index_t> positions{starts[0] - 1};
-    const auto m = zerotune::causal{} | zerotune::initial_token{8.0f}.at(test::list_view(positions)) |
+    const auto m = zerotune::causal{} |
+                   zerotune::initial_token{8.0f}.at(test::list_view(positions)) |
                    zerotune::token_span{{starts[0], starts[0] + 1}, zerotune::head_gammas{2.0f}};
     zerotune::sequence_options options;
     options.q_starts = test::list_view(starts);

@@ -75,15 +75,15 @@ class logits_of : public ::testing::Test {
     mask.fill(77);  // every element is overwritten
     const std::vector<double> zeros(static_cast<std::size_t>(mask.size()), 0.0);
     const std::vector<double> expected = expected_logits(s, zeros);
-    zerotune::fill_mask(backend{}, mask.view(), modifier,
-                        s.options<zerotune::sequence_options>());
+    zerotune::fill_mask(backend{}, mask.view(), modifier, s.options<zerotune::sequence_options>());
     compare(mask, expected, s, order);
   }
 };
 TYPED_TEST_SUITE(logits_of, test::form_kernels, test::kernel_names);
 
 TYPED_TEST(logits_of, typical_scenes_are_biased) {
-  for (const scene& s : test::typical_scenes()) this->expect_biased(s, s.usual(), layout::contiguous);
+  for (const scene& s : test::typical_scenes())
+    this->expect_biased(s, s.usual(), layout::contiguous);
 }
 TYPED_TEST(logits_of, any_strides_are_biased) {
   for (const layout order : test::all_layouts)
@@ -102,7 +102,8 @@ TYPED_TEST(logits_of, a_softcap_comes_before_the_biases) {
 }
 
 TYPED_TEST(logits_of, typical_scenes_get_a_mask) {
-  for (const scene& s : test::typical_scenes()) this->expect_masked(s, s.usual(), layout::contiguous);
+  for (const scene& s : test::typical_scenes())
+    this->expect_masked(s, s.usual(), layout::contiguous);
 }
 TYPED_TEST(logits_of, any_strides_get_a_mask) {
   for (const layout order : test::all_layouts)
@@ -125,8 +126,7 @@ TYPED_TEST(logits_of, a_host_has_hidden_stay_hidden) {
       zerotune::bias_logits(typename TypeParam::backend{}, logits.view(),
                             zerotune::initial_token{gamma});
       const std::vector<double> after = logits.dense();
-      for (std::size_t j = 1; j < 12; ++j)
-        EXPECT_TRUE(j == 6 || after[j] == before[j]) << j;
+      for (std::size_t j = 1; j < 12; ++j) EXPECT_TRUE(j == 6 || after[j] == before[j]) << j;
       EXPECT_LT(after[0], -5e4);
       EXPECT_FALSE(std::isnan(after[0]) || std::isnan(after[6]));
     }
@@ -137,7 +137,8 @@ TYPED_TEST(logits_of, a_row_whose_other_keys_the_host_hid_is_left_at_gamma_zero)
   using T = typename TypeParam::type;
   test::tensor<T> logits({1, 1, 1, 4});
   logits.set({0.75, -oracle::infinity, -oracle::infinity, -oracle::infinity});
-  zerotune::bias_logits(typename TypeParam::backend{}, logits.view(), zerotune::initial_token{0.0f});
+  zerotune::bias_logits(typename TypeParam::backend{}, logits.view(),
+                        zerotune::initial_token{0.0f});
   EXPECT_EQ(logits.dense()[0], 0.75);
 }
 

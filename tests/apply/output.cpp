@@ -49,9 +49,8 @@ class output_of : public ::testing::Test {
     test::tensor<type, 3> mass({s.batch, s.num_heads, s.q_len}, layout::transposed);
     out.set(before.out), lse.set(before.lse);
     for (index_t row = 0; row < mass.size(); ++row)
-      mass.at(row) = test::from_double<type>(
-          before.weights[static_cast<std::size_t>(
-              row * s.kv_len + s.initial(row / s.q_len / s.num_heads))]);
+      mass.at(row) = test::from_double<type>(before.weights[static_cast<std::size_t>(
+          row * s.kv_len + s.initial(row / s.q_len / s.num_heads))]);
     const std::vector<double> rounded = out.dense();
     auto options = s.options<zerotune::output_options>();
     options.softmax_scale = s.scale;
@@ -95,10 +94,9 @@ class output_of : public ::testing::Test {
           const double change = std::expm1(r.biases[j] + std::log(r.factors[j])) * a;
           if (change == 0) continue;
           d += change;
-          sum += change * test::to_double(in.v.view()(r.batch,
-                                                      r.head / (s.num_heads / s.num_kv_heads),
-                                                      static_cast<index_t>(j),
-                                                      static_cast<index_t>(c)));
+          sum += change *
+                 test::to_double(in.v.view()(r.batch, r.head / (s.num_heads / s.num_kv_heads),
+                                             static_cast<index_t>(j), static_cast<index_t>(c)));
         }
         naive.out[i] = test::stored<type>(sum / d);
       }
@@ -170,8 +168,8 @@ TYPED_TEST(output_of, amplified_rows_are_untouched_and_listed) {
   q.fill(1), v.randomise(3);
   for (index_t b = 0; b < 2; ++b)
     for (index_t h = 0; h < 2; ++h) k.view()(b, h, 0, 0) = test::from_double<T>(b == 1 ? 30 : 1);
-  const oracle::result before = oracle::attend(
-      this->black_box(s).problem(q.dense(), k.dense(), v.dense()));
+  const oracle::result before =
+      oracle::attend(this->black_box(s).problem(q.dense(), k.dense(), v.dense()));
   out.set(before.out), lse.set(before.lse);
   const std::vector<T> old = out.elements();
   const auto old_lse = lse.elements();
@@ -187,8 +185,7 @@ TYPED_TEST(output_of, amplified_rows_are_untouched_and_listed) {
       EXPECT_EQ(test::to_double(out.elements()[row * 2 + c]), test::to_double(old[row * 2 + c]));
     EXPECT_EQ(lse.elements()[row], old_lse[row]);
   }
-  EXPECT_EQ(listed, (std::set<std::vector<index_t>>{
-                        {1, 0, 1}, {1, 0, 2}, {1, 2, 1}, {1, 2, 2}}));
+  EXPECT_EQ(listed, (std::set<std::vector<index_t>>{{1, 0, 1}, {1, 0, 2}, {1, 2, 1}, {1, 2, 2}}));
   EXPECT_EQ(report.count(row_status::amplified), 4);
   EXPECT_EQ(report.count(row_status::amplified) + report.count(row_status::corrected) +
                 report.count(row_status::unchanged),

@@ -69,7 +69,8 @@ class weights_of : public ::testing::Test {
 TYPED_TEST_SUITE(weights_of, test::form_kernels, test::kernel_names);
 
 TYPED_TEST(weights_of, are_rescaled_as_the_paper_says) {
-  for (const scene& s : test::typical_scenes()) this->expect_right(s, s.usual(), layout::contiguous);
+  for (const scene& s : test::typical_scenes())
+    this->expect_right(s, s.usual(), layout::contiguous);
 }
 
 TYPED_TEST(weights_of, are_rescaled_with_any_strides) {

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Consumes the library for real, in one of the ways that people will.
 
-usage: consumers.py WAY --compiler CXX --source ROOT --work DIR --version X.Y.Z [--parts simd;eigen]
+usage: consumers.py WAY --compiler CXX --source ROOT --work DIR --version X.Y.Z [--parts simd,eigen]
 """
 
 import argparse
@@ -29,7 +29,7 @@ class Consumer:
         self.work: pathlib.Path = options.work / options.way
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
-        self.parts = [part for part in options.parts.split(";") if part]
+        self.parts = [part for part in options.parts.split(",") if part]
 
     def run(self, *command: object, **more: object) -> subprocess.CompletedProcess:
         words = [str(word) for word in command]

@@ -36,8 +36,8 @@ double value_of(std::uint16_t bits, format f) {
     return significand ? std::numeric_limits<double>::quiet_NaN()
                        : sign * std::numeric_limits<double>::infinity();
   if (exponent == 0) return sign * std::ldexp(significand, 1 - f.bias - f.significand_bits);
-  return sign *
-         std::ldexp(significand + (1 << f.significand_bits), exponent - f.bias - f.significand_bits);
+  return sign * std::ldexp(significand + (1 << f.significand_bits),
+                           exponent - f.bias - f.significand_bits);
 }
 
 /// Nearest pattern, ties to even, found among the sorted values of all positive patterns. The value
@@ -163,10 +163,10 @@ TEST(float16_limits, are_those_of_binary16) {
   EXPECT_EQ(float16(65504.0f).bits, 0x7bffu);
   EXPECT_EQ(float16(65519.996f).bits, 0x7bffu);
   EXPECT_EQ(float16(65520.0f).bits, 0x7c00u);
-  EXPECT_EQ(float16(0x1p-24f).bits, 1u);   // least subnormal
-  EXPECT_EQ(float16(0x1p-25f).bits, 0u);   // half of it: tie to even
+  EXPECT_EQ(float16(0x1p-24f).bits, 1u);  // least subnormal
+  EXPECT_EQ(float16(0x1p-25f).bits, 0u);  // half of it: tie to even
   EXPECT_EQ(float16(0x1.000002p-25f).bits, 1u);
-  EXPECT_EQ(float16(0x1.8p-24f).bits, 2u);  // tie between 1 and 2
+  EXPECT_EQ(float16(0x1.8p-24f).bits, 2u);        // tie between 1 and 2
   EXPECT_EQ(float16(0x1.ffep-15f).bits, 0x400u);  // tie: subnormal to least normal
 }
 

@@ -28,10 +28,10 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
         [
             (
                 WEIGHTS,
-                "const double d = (after + rest) / (before + rest);",
-                "const float first = static_cast<float>(before);\n"
+                "const double kept = before + rest, scaled = after + rest;",
+                "const float a_0 = static_cast<float>(before);\n"
                 "  const float gamma = static_cast<float>(after / before);\n"
-                "  const double d = static_cast<double>(1.0f + (gamma - 1.0f) * first);",
+                "  const double kept = 1.0, scaled = double{1.0f + (gamma - 1.0f) * a_0};",
             )
         ],
     ),
@@ -63,8 +63,8 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
             (WEIGHTS, "if (!changes || (", "if (("),
             (
                 WEIGHTS,
-                "const double d = (after + rest) / (before + rest);",
-                "const double d = (after + rest) / (changes ? before + rest : 1.0);",
+                "const double kept = before + rest, scaled = after + rest;",
+                "const double kept = changes ? before + rest : 1.0, scaled = after + rest;",
             ),
         ],
     ),
@@ -91,10 +91,10 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
             (WEIGHTS, "if (changed.empty() || m.effect(", "if (changed.empty() && m.effect("),
             (
                 WEIGHTS,
-                "if (is_masked(bias)) continue;\n    before += value(j);",
+                "if (factor == hidden_factor) continue;\n    before += value(j);",
                 "before += value(j);",
             ),
-            (WEIGHTS, "after += value(j) * exp_of(bias);", "after += value(j) * 2;"),
+            (WEIGHTS, "after += value(j) * factor;", "after += value(j) * 2;"),
         ],
     ),
     "overflow_at_a_large_gamma": (
@@ -173,9 +173,9 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
         "simd: weights: the selected head",
         [
             (
-                "kernel/simd/row_ops.hpp",
-                "impl::load_first<batch>(x + i, count - i) * f, x + i,",
-                "impl::load_first<batch>(x + i, count - i - 1) * f, x + i,",
+                "kernel/simd/scale.hpp",
+                "last.scale_to(x + count - size, f);",
+                "static_cast<void>(last);",
             )
         ],
     ),

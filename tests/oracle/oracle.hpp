@@ -22,10 +22,10 @@ struct position {
 
 /// What happens to a logit, in the order of the pipeline.
 struct rules {
-  double softcap = 0;                             ///< 0: none
-  std::function<double(position)> bias = {};      ///< added to the logit (ALiBi)
-  std::function<double(position)> factor = {};    ///< multiplies exp of the logit; >= 0
-  std::function<bool(position)> hidden = {};      ///< true: the key does not exist for this query
+  double softcap = 0;                           ///< 0: none
+  std::function<double(position)> bias = {};    ///< added to the logit (ALiBi)
+  std::function<double(position)> factor = {};  ///< multiplies exp of the logit; >= 0
+  std::function<bool(position)> hidden = {};    ///< true: the key does not exist for this query
 };
 
 /// Tensors are dense and row-major: q [batch, num_heads, q_len, head_dim], k [batch, num_kv_heads,
@@ -152,8 +152,8 @@ inline std::vector<double> gradient_by_formula(const problem& p, const std::vect
       for (index i = 0; i < p.q_len; ++i) {
         const std::size_t row = p.row(b, h, i);
         const index j = initial.empty() ? 0 : initial[static_cast<std::size_t>(b)];
-        const double weight = r.weights[row * static_cast<std::size_t>(p.kv_len) +
-                                        static_cast<std::size_t>(j)];
+        const double weight =
+            r.weights[row * static_cast<std::size_t>(p.kv_len) + static_cast<std::size_t>(j)];
         if (weight == 0.0) continue;
         double along = 0;
         for (std::size_t c = 0; c < width; ++c)
@@ -166,8 +166,8 @@ inline std::vector<double> gradient_by_formula(const problem& p, const std::vect
 
 /// The same by central differences of fourth order in log gamma. `scaled(step)` is the problem with
 /// every gamma times exp(step).
-inline std::vector<double> gradient_by_differences(
-    const std::function<problem(double)>& scaled, const std::vector<double>& d_out) {
+inline std::vector<double> gradient_by_differences(const std::function<problem(double)>& scaled,
+                                                   const std::vector<double>& d_out) {
   const double step = 1e-3;
   const auto losses = [&](double at) {
     const problem p = scaled(at);

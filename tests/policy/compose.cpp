@@ -55,8 +55,8 @@ static_assert(logit_modifier<doubled> && !bias_modifier<doubled>);
 static_assert(!modifier<no_effect> && !logit_modifier<no_effect> && !logit_modifier<int>);
 static_assert(logit_modifier<softcap> && !bias_modifier<softcap>);
 static_assert(bias_modifier<identity> && bias_modifier<initial_token> &&
-              bias_modifier<token_span> && bias_modifier<causal> &&
-              bias_modifier<sliding_window> && bias_modifier<alibi>);
+              bias_modifier<token_span> && bias_modifier<causal> && bias_modifier<sliding_window> &&
+              bias_modifier<alibi>);
 static_assert(bias_modifier<decltype(causal{} | initial_token{2.0f})>);
 static_assert(!bias_modifier<decltype(softcap{1} | initial_token{2.0f})>);
 static_assert(std::is_trivially_copyable_v<decltype(softcap{1} | causal{} | initial_token{2.0f})>);

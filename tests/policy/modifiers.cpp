@@ -51,9 +51,7 @@ erased erase(std::string name, M m) {
   e.name = std::move(name);
   if constexpr (zerotune::bias_modifier<M>)
     e.log_bias = [m](row r, double j) { return m.log_bias(r, j); };
-  e.logit = [m](row r, double j, double logit) {
-    return zerotune::apply_to_logit(m, r, j, logit);
-  };
+  e.logit = [m](row r, double j, double logit) { return zerotune::apply_to_logit(m, r, j, logit); };
   e.visible = [m](row r) { return zerotune::visible_keys(m, r); };
   e.support = [m](row r) { return zerotune::changed_keys(m, r); };
   e.effect = [m](head_of h, range q, range kv) { return m.effect(h, q, kv); };
@@ -181,8 +179,8 @@ TEST(effect, is_none_or_masked_where_a_kernel_can_skip_work) {
 }
 
 TEST(initial_token, adds_log_gamma_at_the_initial_token_only) {
-  const zerotune::initial_token sink = zerotune::initial_token{list_view(gammas)}.at(
-      list_view(positions));
+  const zerotune::initial_token sink =
+      zerotune::initial_token{list_view(gammas)}.at(list_view(positions));
   for (index_t b = 0; b < num_sequences; ++b)
     for (int h = 0; h < num_heads; ++h)
       for (index_t j = 0; j < num_positions; ++j) {
@@ -220,9 +218,9 @@ TEST(causal, sees_its_own_position_and_the_past) {
 TEST(sliding_window, of_size_n_sees_n_keys_itself_included) {
   for (index_t size = 1; size < 5; ++size)
     for (index_t j = 0; j < 8; ++j)
-      EXPECT_EQ(is_hidden(zerotune::sliding_window{size}.log_bias(row{0, 0, 6},
-                                                                   static_cast<double>(j))),
-                j <= 6 - size);
+      EXPECT_EQ(
+          is_hidden(zerotune::sliding_window{size}.log_bias(row{0, 0, 6}, static_cast<double>(j))),
+          j <= 6 - size);
 }
 
 TEST(alibi, is_minus_the_slope_times_the_distance) {

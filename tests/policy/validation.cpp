@@ -34,7 +34,7 @@ TEST(gamma, below_zero_nan_and_infinite_is_refused) {
   struct {
     float gamma;
     const char* got;
-  } const cases[] = {{-1.0f, "-1"},      {-1e-45f, "-0.0"},         {nan_value, "NaN"},
+  } const cases[] = {{-1.0f, "-1"},       {-1e-45f, "-0.0"},  {nan_value, "NaN"},
                      {-nan_value, "NaN"}, {infinity, "+inf"}, {-infinity, "-inf"}};
   for (const auto& c : cases) {
     const std::string message = refusal(initial_token{c.gamma});
@@ -57,10 +57,10 @@ TEST(gamma, zero_negative_zero_subnormal_and_huge_is_accepted) {
 TEST(gamma, per_head_needs_one_per_head) {
   for (const std::size_t count : {0u, 1u, 2u, 4u}) {
     const std::vector<float> gammas(count, 1.0f);
-    EXPECT_TRUE(test::mentions(refusal(initial_token{tensor_view<const float, 1>(
-                                   gammas.data(), {static_cast<index_t>(count)})}),
-                               {"initial_token", "num_heads", "expected 3",
-                                "got " + std::to_string(count)}));
+    EXPECT_TRUE(test::mentions(
+        refusal(initial_token{
+            tensor_view<const float, 1>(gammas.data(), {static_cast<index_t>(count)})}),
+        {"initial_token", "num_heads", "expected 3", "got " + std::to_string(count)}));
   }
 }
 

@@ -28,12 +28,11 @@ class algebra : public ::testing::Test {
   template <class Modifier>
   static outputs attend(test::tensor<type>& q, test::tensor<type>& k, test::tensor<type>& v,
                         const Modifier& m) {
-    test::tensor<type> out({q.view().extent(0), q.view().extent(1), q.view().extent(2),
-                            v.view().extent(3)});
+    test::tensor<type> out(
+        {q.view().extent(0), q.view().extent(1), q.view().extent(2), v.view().extent(3)});
     test::tensor<acc, 3> lse({q.view().extent(0), q.view().extent(1), q.view().extent(2)});
-    zerotune::attention(typename Kernel::backend{}, q.const_view(), k.const_view(),
-                        v.const_view(), out.view(), m,
-                        zerotune::attention_options<acc>{.lse = lse.view()});
+    zerotune::attention(typename Kernel::backend{}, q.const_view(), k.const_view(), v.const_view(),
+                        out.view(), m, zerotune::attention_options<acc>{.lse = lse.view()});
     return {out.dense(), lse.dense()};
   }
 };
@@ -71,7 +70,9 @@ TYPED_TEST(algebra, gamma_n_equals_n_copies_of_the_initial_cell) {
 
 TYPED_TEST(algebra, gammas_compose_by_multiplication) {
   using T = typename TypeParam::type;
-  const float pairs[][2] = {{2.0f, 0.25f}, {3.0f, 5.0f}, {0.5f, 0.0f}, {1e-20f, 1e20f}, {1.0f, 4.0f}};
+  // Products that are exact in float, or the reference would have another gamma.
+  const float pairs[][2] = {
+      {2.0f, 0.25f}, {3.0f, 5.0f}, {0.5f, 0.0f}, {0x1p-64f, 0x1p64f}, {1.0f, 4.0f}};
   for (const auto& pair : pairs) {
     scene s{.num_heads = 2, .num_kv_heads = 2, .q_len = 6, .kv_len = 33};
     s.gammas.assign(2, pair[0] * pair[1]);

@@ -3,6 +3,7 @@
 // indicator, output, fused. docs/design.md, section 2.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -67,9 +68,9 @@ template <class Backend>
   const Backend tag{};
   const auto check = [&](const char* form, const std::vector<double>& out, double bound) {
     const double error = test::max_error(out, expected);
-    return error <= bound ? ::testing::AssertionSuccess()
-                          : ::testing::AssertionFailure()
-                                << form << ": error " << error << ", seed " << seed;
+    return error <= bound
+               ? ::testing::AssertionSuccess()
+               : ::testing::AssertionFailure() << form << ": error " << error << ", seed " << seed;
   };
 
   test::tensor<double> weights({s.batch, s.num_heads, s.q_len, s.kv_len});
@@ -99,8 +100,8 @@ template <class Backend>
   zerotune::augment_key(in.k.const_view(), k.view(), s.sink());
   scene augmented = plain;
   augmented.head_dim += 1;
-  result = check("augmented key",
-                 oracle::attend(augmented.problem(q.dense(), k.dense(), p.v)).out, 1e-11);
+  result = check("augmented key", oracle::attend(augmented.problem(q.dense(), k.dense(), p.v)).out,
+                 1e-11);
   if (!result) return result;
 
   std::vector<double> fused = expected;
@@ -128,9 +129,9 @@ template <class Backend>
   const zerotune::tensor_view<double, 4> columns(
       all.data(), {s.batch, s.num_heads, s.q_len, s.value_dim},
       {all.stride(0), all.stride(1), all.stride(2), all.stride(3)});
-  const zerotune::tensor_view<const double, 3> mass(
-      all.pointer(0, 0, 0, 0) + s.value_dim, {s.batch, s.num_heads, s.q_len},
-      {all.stride(0), all.stride(1), all.stride(2)});
+  const zerotune::tensor_view<const double, 3> mass(all.pointer(0, 0, 0, 0) + s.value_dim,
+                                                    {s.batch, s.num_heads, s.q_len},
+                                                    {all.stride(0), all.stride(1), all.stride(2)});
   test::tensor<double> corrected({s.batch, s.num_heads, s.q_len, s.value_dim});
   test::tensor<double, 3> lse({s.batch, s.num_heads, s.q_len});
   corrected.set(before.out), lse.set(before.lse);
@@ -152,15 +153,15 @@ template <class Backend>
 
 template <class Kernel>
 class all_forms_of : public ::testing::Test {};
-using double_kernels = typename test::concatenate<
-    ::testing::Types<test::kernel<zerotune::backend::scalar, double>>,
+using double_kernels =
+    typename test::concatenate<::testing::Types<test::kernel<zerotune::backend::scalar, double>>,
 #if ZEROTUNE_TEST_SIMD
-    ::testing::Types<test::kernel<zerotune::backend::simd<>, double>>,
+                               ::testing::Types<test::kernel<zerotune::backend::simd<>, double>>,
 #endif
 #if ZEROTUNE_TEST_EIGEN
-    ::testing::Types<test::kernel<zerotune::backend::eigen, double>>,
+                               ::testing::Types<test::kernel<zerotune::backend::eigen, double>>,
 #endif
-    ::testing::Types<>>::type;
+                               ::testing::Types<>>::type;
 TYPED_TEST_SUITE(all_forms_of, double_kernels, test::kernel_names);
 
 TYPED_TEST(all_forms_of, the_library_agree_on_random_scenes) {
@@ -175,11 +176,11 @@ TYPED_TEST(all_forms_of, the_library_agree_on_typical_scenes) {
 
 TYPED_TEST(all_forms_of, the_library_agree_on_whatever_rapidcheck_finds) {
 #if ZEROTUNE_TEST_RAPIDCHECK
+  ::setenv("RC_PARAMS", "seed=11739", 0);  // the same cases at every run; set it to see others
   const bool found_none = rc::check("all forms agree", [] {
     const auto seed = *rc::gen::arbitrary<std::uint32_t>();
     scene s = test::random_scene(seed);
-    for (float& gamma : s.gammas)
-      gamma = static_cast<float>(*rc::gen::inRange(0, 2000)) / 100.0f;
+    for (float& gamma : s.gammas) gamma = static_cast<float>(*rc::gen::inRange(0, 2000)) / 100.0f;
     const auto result = forms_agree<typename TypeParam::backend>(s, seed);
     if (!result) RC_FAIL(std::string(result.message()));
   });

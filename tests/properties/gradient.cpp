@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -15,6 +16,7 @@
 #include "support/random_scene.hpp"
 #include "support/rows.hpp"
 #include "support/tolerance.hpp"
+#include "zerotune/analysis/sink_mass.hpp"
 
 #if __has_include(<nlohmann/json.hpp>)
 #include <nlohmann/json.hpp>
@@ -28,10 +30,13 @@ namespace {
 using test::index_t;
 using test::scene;
 
-#ifdef ZEROTUNE_REFERENCE_DIR
+#if defined(ZEROTUNE_REFERENCE_DIR)
 const std::string reference_dir = ZEROTUNE_REFERENCE_DIR;
+#elif defined(ZEROTUNE_TESTS_DIR)
+const std::string reference_dir = ZEROTUNE_TESTS_DIR "/references";
 #else
-const std::string reference_dir = std::string(__FILE__) + "/../../references";
+const std::string reference_dir =
+    (std::filesystem::path(__FILE__).parent_path().parent_path() / "references").string();
 #endif
 
 template <class Kernel>
@@ -81,8 +86,7 @@ TYPED_TEST(gradient_of, random_scenes_is_that_of_the_formula) {
     test::inputs<T> in(s, seed, order);
     test::tensor<T> d_out({s.batch, s.num_heads, s.q_len, s.value_dim}, order);
     d_out.randomise(seed + 9);
-    const auto expected =
-        oracle::gradient_by_formula(in.problem(s), d_out.dense(), s.positions);
+    const auto expected = oracle::gradient_by_formula(in.problem(s), d_out.dense(), s.positions);
     const auto actual = this->gradient(s, in, d_out, zerotune::causal{}, order);
     EXPECT_LT(test::max_error(actual, expected), this->unit(s)) << seed;
   }
@@ -204,6 +208,37 @@ TEST(gradient, of_pytorch_is_met) {
 #else
   GTEST_SKIP() << "nlohmann/json is not there";
 #endif
+}
+
+// design.md: an output that overlaps an input is an error, in the analyses too.
+TEST(analyses_refuse, outputs_over_their_inputs) {
+  scene s{.batch = 1, .num_heads = 2, .num_kv_heads = 1, .q_len = 3, .kv_len = 4};
+  s.complete();
+  test::inputs<double> in(s, 1);
+  test::tensor<double> out({1, 2, 3, 8}), d_out({1, 2, 3, 8}), weights({1, 2, 3, 4});
+  test::tensor<double, 3> lse({1, 2, 3});
+  const auto before = out.storage();
+  using test::mentions;
+  using test::message_of;
+  EXPECT_TRUE(mentions(message_of([&] {
+                         zerotune::gamma_gradient(
+                             out.const_view(), d_out.const_view(), lse.const_view(),
+                             in.q.const_view(), in.k.const_view(), in.v.const_view(), s.sink(),
+                             zerotune::causal{},
+                             zerotune::tensor_view<double, 2>(out.view().data(), {1, 2}));
+                       }),
+                       {"gamma_gradient", "gradient", "apart from out"}));
+  EXPECT_TRUE(test::same_bits(before, out.storage()));
+  const zerotune::tensor_view<double, 2> mass(weights.view().data(), {1, 2});
+  const zerotune::tensor_view<double, 3> entropy(weights.view().data(), {1, 2, 3});
+  EXPECT_TRUE(mentions(message_of([&] {
+                         zerotune::sink_mass(weights.const_view(), mass, s.sink(),
+                                             zerotune::causal{});
+                       }),
+                       {"sink_mass", "mass", "apart from weights"}));
+  EXPECT_TRUE(
+      mentions(message_of([&] { zerotune::attention_entropy(weights.const_view(), entropy); }),
+               {"attention_entropy", "entropy", "apart from weights"}));
 }
 
 TEST(gamma_gradient_refuses, shapes_that_do_not_fit) {

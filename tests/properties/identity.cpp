@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// gamma = 1 changes no bit, in every form, also beside other heads of a shared key-value head; row 0
-// of a causal model never changes; results do not depend on the rest of the batch.
+// gamma = 1 changes no bit, in every form, also beside other heads of a shared key-value head; row
+// 0 of a causal model never changes; results do not depend on the rest of the batch.
 #include <gtest/gtest.h>
 
 #include <vector>

@@ -20,13 +20,14 @@ using test::scene;
 
 /// Scene of groups of two whose initial logits are all of one sign.
 struct setting {
-  scene s{.batch = 2, .num_heads = 4, .num_kv_heads = 2, .q_len = 5, .kv_len = 9};
-  test::inputs<double> in;
-  static scene complete(scene s) {
-    s.positions = {2, 0};
-    return s.complete();
+  scene s = grouped();
+  test::inputs<double> in{s, 3};
+  static scene grouped() {
+    scene made{.batch = 2, .num_heads = 4, .num_kv_heads = 2, .q_len = 5, .kv_len = 9};
+    made.positions = {2, 0};
+    return made.complete();
   }
-  setting() : s(complete(s)), in(s, 3) {
+  setting() {
     for (index_t i = 0; i < in.q.size(); ++i) in.q.at(i) = 0.2 + std::abs(in.q.at(i));
     for (index_t i = 0; i < in.k.size(); ++i) in.k.at(i) = 0.2 + std::abs(in.k.at(i));
   }
@@ -44,10 +45,10 @@ struct setting {
     const oracle::result before = oracle::attend(in.problem(s));
     test::inputs<double> scaled(s, 3);
     scaled.q.set(in.q.dense()), scaled.k.set(in.k.dense()), scaled.v.set(in.v.dense());
-    zerotune::scale_keys(scaled.k.view(),
-                         zerotune::key_scale{.factors = list_view(factors),
-                                             .positions = list_view(s.positions)},
-                         s.num_heads);
+    zerotune::scale_keys(
+        scaled.k.view(),
+        zerotune::key_scale{.factors = list_view(factors), .positions = list_view(s.positions)},
+        s.num_heads);
     const oracle::result after = oracle::attend(scaled.problem(s));
     std::vector<std::vector<double>> logs(4);
     for (std::size_t row = 0; row < before.lse.size(); ++row) {
@@ -65,10 +66,11 @@ TEST(key_scale_spread, is_that_of_an_attention_with_the_scaled_key) {
     setting with;
     const std::vector<float> factors{1.5f, 1.5f, 0.25f, 0.25f};
     const auto expected = with.effective(factors, softcap);
-    const auto spreads = zerotune::key_scale_spread(
-        with.in.q.const_view(), with.in.k.const_view(),
-        zerotune::key_scale{.factors = list_view(factors), .positions = list_view(with.s.positions)},
-        zerotune::causal{}, with.options(softcap));
+    const auto spreads =
+        zerotune::key_scale_spread(with.in.q.const_view(), with.in.k.const_view(),
+                                   zerotune::key_scale{.factors = list_view(factors),
+                                                       .positions = list_view(with.s.positions)},
+                                   zerotune::causal{}, with.options(softcap));
     ASSERT_EQ(spreads.size(), 4u);
     for (std::size_t h = 0; h < 4; ++h) {
       std::vector<double> logs = expected[h];
@@ -92,9 +94,8 @@ TEST(calibrate_key_scale, meets_the_wanted_gamma_in_the_mean_of_the_group) {
       setting with;
       const std::vector<float> gammas{wanted, wanted, 1.0f, 1.0f};
       const std::vector<float> factors = zerotune::calibrate_key_scale(
-          with.in.q.const_view(), with.in.k.const_view(),
-          zerotune::head_gammas{list_view(gammas)}, zerotune::causal{}, list_view(with.s.positions),
-          with.options(softcap));
+          with.in.q.const_view(), with.in.k.const_view(), zerotune::head_gammas{list_view(gammas)},
+          zerotune::causal{}, list_view(with.s.positions), with.options(softcap));
       ASSERT_EQ(factors.size(), 4u);
       EXPECT_EQ(factors[0], factors[1]);
       EXPECT_EQ(factors[2], 1.0f);
@@ -115,8 +116,7 @@ TEST(calibrate_key_scale, refuses_groups_that_mix_gammas) {
                                   zerotune::head_gammas{list_view(mixed)}, zerotune::causal{},
                                   list_view(with.s.positions), with.options());
   });
-  EXPECT_TRUE(
-      test::mentions(message, {"calibrate_key_scale", "gamma[3]", "key-value head 1"}))
+  EXPECT_TRUE(test::mentions(message, {"calibrate_key_scale", "gamma[3]", "key-value head 1"}))
       << message;
 }
 
@@ -151,7 +151,8 @@ TEST(key_scale_analysis, refuses_what_does_not_fit) {
   setting with;
   const std::vector<float> three(3, 1.0f);
   const std::vector<index_t> beyond{0, 9};
-  const auto spread = [&](const zerotune::key_scale& scale, const zerotune::output_options& options) {
+  const auto spread = [&](const zerotune::key_scale& scale,
+                          const zerotune::output_options& options) {
     return test::message_of([&] {
       zerotune::key_scale_spread(with.in.q.const_view(), with.in.k.const_view(), scale,
                                  zerotune::causal{}, options);

@@ -90,10 +90,10 @@ TYPED_TEST(chunks_of, the_keys_merge_by_their_lse) {
     const auto k = in.k.const_view(), v = in.v.const_view();
     for (index_t part = 0; part < 2; ++part) {
       const index_t first = part ? split : 0, count = part ? 67 - split : split;
-      const zerotune::tensor_view<const T, 4> keys(
-          k.pointer(0, 0, first, 0), {2, 2, count, 16}, {k.stride(0), k.stride(1), k.stride(2), 1});
-      const zerotune::tensor_view<const T, 4> values(
-          v.pointer(0, 0, first, 0), {2, 2, count, 12}, {v.stride(0), v.stride(1), v.stride(2), 1});
+      const zerotune::tensor_view<const T, 4> keys(k.pointer(0, 0, first, 0), {2, 2, count, 16},
+                                                   {k.stride(0), k.stride(1), k.stride(2), 1});
+      const zerotune::tensor_view<const T, 4> values(v.pointer(0, 0, first, 0), {2, 2, count, 12},
+                                                     {v.stride(0), v.stride(1), v.stride(2), 1});
       zerotune::attention_options<real> options;
       options.lse = sums[part].view();
       const typename TypeParam::backend tag{};
@@ -109,8 +109,8 @@ TYPED_TEST(chunks_of, the_keys_merge_by_their_lse) {
       const auto gamma = static_cast<double>(whole.gammas[static_cast<std::size_t>(row / 3 % 4)]);
       // A part that sees the excluded token only is finalised as if unmodified: a host that splits
       // keys itself gives such a part no weight.
-      const double l0 = gamma == 0 && split == 1 ? -oracle::infinity
-                                                 : static_cast<double>(sums[0].at(row));
+      const double l0 =
+          gamma == 0 && split == 1 ? -oracle::infinity : static_cast<double>(sums[0].at(row));
       const double l1 = static_cast<double>(sums[1].at(row));
       const double top = std::max(l0, l1), w0 = std::exp(l0 - top), w1 = std::exp(l1 - top);
       for (index_t c = 0; c < 12; ++c)

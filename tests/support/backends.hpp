@@ -62,23 +62,21 @@ using eigen_kernels = ::testing::Types<>;
 /// One 32-bit and one 16-bit type per back end, for tests of all forms at once: faults are decided
 /// by positions and checks, which the element type has little part in.
 template <class Backend>
-using two_types =
-    ::testing::Types<kernel<Backend, float>, kernel<Backend, zerotune::bfloat16>>;
-using fault_kernels = typename concatenate<
-    two_types<zerotune::backend::scalar>,
+using two_types = ::testing::Types<kernel<Backend, float>, kernel<Backend, zerotune::bfloat16>>;
+using fault_kernels =
+    typename concatenate<two_types<zerotune::backend::scalar>,
 #if ZEROTUNE_TEST_SIMD
-    two_types<zerotune::backend::simd<>>,
+                         two_types<zerotune::backend::simd<>>,
 #endif
 #if ZEROTUNE_TEST_EIGEN
-    ::testing::Types<kernel<zerotune::backend::eigen, float>>,
+                         ::testing::Types<kernel<zerotune::backend::eigen, float>>,
 #endif
-    ::testing::Types<>>::type;
-using attention_fault_kernels = typename concatenate<
-    two_types<zerotune::backend::scalar>,
+                         ::testing::Types<>>::type;
+using attention_fault_kernels = typename concatenate<two_types<zerotune::backend::scalar>,
 #if ZEROTUNE_TEST_SIMD
-    two_types<zerotune::backend::simd<>>,
+                                                     two_types<zerotune::backend::simd<>>,
 #endif
-    ::testing::Types<>>::type;
+                                                     ::testing::Types<>>::type;
 
 /// What has an attention of its own.
 using attention_kernels = typename concatenate<scalar_kernels, simd_kernels>::type;

@@ -37,7 +37,7 @@ struct forms {
         lse({s.batch, s.num_heads, s.q_len}),
         mass({s.batch, s.num_heads, s.q_len}) {}
 
-  static constexpr const char* names[] = {"weights", "logits", "mask",
+  static constexpr const char* names[] = {"weights", "logits",         "mask",
                                           "output",  "output_by_mass", "attention"};
   static constexpr int count = has_attention ? 6 : 5;
 

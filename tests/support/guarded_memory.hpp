@@ -17,8 +17,8 @@ namespace test {
 class guarded_memory {
  public:
   explicit guarded_memory(std::size_t bytes) : bytes_(round_up(bytes)) {
-    data_ = static_cast<char*>(::mmap(nullptr, bytes_, PROT_NONE,
-                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    data_ = static_cast<char*>(
+        ::mmap(nullptr, bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (data_ == MAP_FAILED) throw std::bad_alloc();
   }
   guarded_memory(const guarded_memory&) = delete;

@@ -11,10 +11,10 @@ namespace test {
 /// One row of a scene in the eyes of the oracle.
 struct scene_row {
   index_t batch, head, q, q_pos;
-  std::vector<bool> visible;     ///< [kv_len]
-  std::vector<double> factors;   ///< [kv_len]; 1 where hidden
-  std::vector<double> biases;    ///< [kv_len]
-  bool only_excluded = false;    ///< every visible factor is 0: the row stays as it was
+  std::vector<bool> visible;    ///< [kv_len]
+  std::vector<double> factors;  ///< [kv_len]; 1 where hidden
+  std::vector<double> biases;   ///< [kv_len]
+  bool only_excluded = false;   ///< every visible factor is 0: the row stays as it was
 
   bool sees_any() const {
     for (const bool v : visible)
@@ -32,8 +32,13 @@ void for_each_row(const scene& s, const Body& body) {
     for (index_t h = 0; h < s.num_heads; ++h)
       for (index_t i = 0; i < s.q_len; ++i) {
         const auto keys = static_cast<std::size_t>(s.kv_len);
-        scene_row r{b, h, i, p.start(b) + i, std::vector<bool>(keys, false),
-                    std::vector<double>(keys, 1.0), std::vector<double>(keys, 0.0)};
+        scene_row r{b,
+                    h,
+                    i,
+                    p.start(b) + i,
+                    std::vector<bool>(keys, false),
+                    std::vector<double>(keys, 1.0),
+                    std::vector<double>(keys, 0.0)};
         bool any_kept = false;
         for (index_t j = 0; j < p.length(b); ++j) {
           const oracle::position at{b, h, r.q_pos, j};

@@ -91,8 +91,8 @@ struct scene {
   }
   oracle::problem problem(const std::vector<double>& q, const std::vector<double>& k,
                           const std::vector<double>& v) const {
-    return {batch, num_heads, num_kv_heads, q_len, kv_len,     head_dim, value_dim,
-            q,     k,         v,            scale, rules(), kv_lengths, q_starts};
+    return {batch, num_heads, num_kv_heads, q_len,   kv_len,     head_dim, value_dim, q,
+            k,     v,         scale,        rules(), kv_lengths, q_starts};
   }
 };
 

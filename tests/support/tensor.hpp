@@ -163,7 +163,8 @@ class tensor {
 /// Equal bit by bit: NaN equals the same NaN, 0 differs from -0.
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 /// Views of what the library takes as const, from anything contiguous.

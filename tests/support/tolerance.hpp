@@ -73,9 +73,8 @@ template <class T>
   const double nmse = normalised_error(actual, expected);
   if (std::isfinite(bound) && error <= bound && nmse <= tolerance<T>::nmse)
     return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure()
-         << "max error " << error << " (bound " << bound << "), nmse " << nmse << " (bound "
-         << tolerance<T>::nmse << ")";
+  return ::testing::AssertionFailure() << "max error " << error << " (bound " << bound << "), nmse "
+                                       << nmse << " (bound " << tolerance<T>::nmse << ")";
 }
 
 /// Rounds to T and back: what storing a number does to it.

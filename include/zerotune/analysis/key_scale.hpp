@@ -31,6 +31,7 @@ std::vector<std::vector<double>> initial_logits(const char* function, const tens
   const attention_shape shape = check_qkv(function, q, k, k);
   check_positions(function, positions, shape.batch, shape.kv_len);
   check_scale(function, options.softmax_scale);
+  check_softcap(function, options.softcap);
   const geometry g = resolve(function, shape, {options.kv_lengths, options.q_starts});
   check_modifier(masks, function, shape);
   const double scale = resolve_scale(options.softmax_scale, q.extent(3));

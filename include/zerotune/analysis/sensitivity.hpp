@@ -35,18 +35,26 @@ void gamma_gradient(Backend, const tensor_view<Out, 4>& out, const tensor_view<D
   impl::require_kernel<Backend, form::gradient, kv_type>();
   constexpr const char* function = "gamma_gradient";
   const attention_shape shape = impl::check_qkv(function, q, k, v);
-  impl::check_output_shape(function, out, shape, v.extent(3));
-  impl::check_output_shape(function, d_out, shape, v.extent(3));
-  impl::check_memory(function, "out", out);
-  impl::check_memory(function, "d_out", d_out);
-  impl::check_memory(function, "lse", lse);
+  impl::check_output_shape(function, "out", out, shape, v.extent(3));
+  impl::check_output_shape(function, "d_out", d_out, shape, v.extent(3));
   impl::check_extent(function, "lse", lse, 0, "batch", shape.batch);
   impl::check_extent(function, "lse", lse, 1, "num_heads", shape.num_heads);
   impl::check_extent(function, "lse", lse, 2, "q_len", shape.q_len);
-  impl::check_output(function, "gradient", gradient);
+  const impl::footprint written = impl::check_output(function, "gradient", gradient);
+  const auto check_apart = [&](const char* name, const auto& input) {
+    impl::check_disjoint(function, "gradient", written, name,
+                         impl::check_memory(function, name, input));
+  };
+  check_apart("out", out);
+  check_apart("d_out", d_out);
+  check_apart("lse", lse);
+  check_apart("q", q);
+  check_apart("k", k);
+  check_apart("v", v);
   impl::check_extent(function, "gradient", gradient, 0, "batch", shape.batch);
   impl::check_extent(function, "gradient", gradient, 1, "num_heads", shape.num_heads);
   impl::check_scale(function, options.softmax_scale);
+  impl::check_softcap(function, options.softcap);
   const geometry g = impl::resolve(function, shape, {options.kv_lengths, options.q_starts});
   check_modifier(sink, function, shape);
   check_modifier(masks, function, shape);

@@ -53,17 +53,22 @@ inline namespace ZEROTUNE_ABI {
 namespace impl {
 
 template <class Out>
-void check_output_shape(const char* function, const tensor_view<Out, 4>& out,
+void check_output_shape(const char* function, const char* name, const tensor_view<Out, 4>& out,
                         const attention_shape& shape, index_t value_dim) {
-  check_extent(function, "out", out, 0, "batch", shape.batch);
-  check_extent(function, "out", out, 1, "num_heads", shape.num_heads);
-  check_extent(function, "out", out, 2, "q_len", shape.q_len);
-  check_extent(function, "out", out, 3, "value_dim", value_dim);
+  check_extent(function, name, out, 0, "batch", shape.batch);
+  check_extent(function, name, out, 1, "num_heads", shape.num_heads);
+  check_extent(function, name, out, 2, "q_len", shape.q_len);
+  check_extent(function, name, out, 3, "value_dim", value_dim);
 }
 
 inline void check_min_d(const char* function, double min_d) {
   if (!is_finite(min_d) || min_d < 0)
     fail(function, "min_d", "a finite value >= 0", std::to_string(min_d));
+}
+
+inline void check_softcap(const char* function, double softcap) {
+  if (!is_finite(softcap) || softcap < 0)
+    fail(function, "softcap", "a finite value >= 0", std::to_string(softcap));
 }
 
 inline double resolve_scale(double softmax_scale, index_t head_dim) {
@@ -128,7 +133,7 @@ output_report correct_output(Backend, const tensor_view<Out, 4>& out,
   impl::require_kernel<Backend, form::output, kv_type>();
   constexpr const char* function = "correct_output";
   const attention_shape shape = impl::check_qkv(function, q, k, v);
-  impl::check_output_shape(function, out, shape, v.extent(3));
+  impl::check_output_shape(function, "out", out, shape, v.extent(3));
   const impl::footprint written[2] = {impl::check_output(function, "out", out),
                                       impl::check_output(function, "lse", lse)};
   const impl::footprint inputs[3] = {impl::check_memory(function, "q", q),
@@ -144,8 +149,7 @@ output_report correct_output(Backend, const tensor_view<Out, 4>& out,
   impl::check_extent(function, "lse", lse, 1, "num_heads", shape.num_heads);
   impl::check_extent(function, "lse", lse, 2, "q_len", shape.q_len);
   impl::check_scale(function, options.softmax_scale);
-  if (!impl::is_finite(options.softcap) || options.softcap < 0)
-    impl::fail(function, "softcap", "a finite value >= 0", std::to_string(options.softcap));
+  impl::check_softcap(function, options.softcap);
   impl::check_min_d(function, options.min_d);
   const geometry g = impl::resolve(function, shape, {options.kv_lengths, options.q_starts});
   check_modifier(modifier, function, shape);
@@ -158,8 +162,7 @@ output_report correct_output(Backend, const tensor_view<Out, 4>& out,
         return impl::weight_from_lse<Backend>(
             static_cast<const impl::plain<Q>*>(q.pointer(b, h, i, 0)), q.stride(3),
             static_cast<const kv_type*>(k.pointer(b, h / group_size, j, 0)), k.stride(3),
-            q.extent(3), scale, options.softcap,
-            static_cast<double>(lse(b, h, i)));
+            q.extent(3), scale, options.softcap, static_cast<double>(lse(b, h, i)));
       },
       [&](index_t b, index_t h, index_t i, double d) {
         auto& l = lse(b, h, i);
@@ -205,7 +208,7 @@ output_report correct_output_by_mass(Backend, const tensor_view<Out, 4>& out,
     impl::fail(function, "out dim 1 (num_heads)",
                "a multiple of num_kv_heads = " + std::to_string(v.extent(1)),
                std::to_string(shape.num_heads));
-  impl::check_output_shape(function, out, shape, v.extent(3));
+  impl::check_output_shape(function, "out", out, shape, v.extent(3));
   impl::check_extent(function, "mass", mass, 0, "batch", shape.batch);
   impl::check_extent(function, "mass", mass, 1, "num_heads", shape.num_heads);
   impl::check_extent(function, "mass", mass, 2, "q_len", shape.q_len);

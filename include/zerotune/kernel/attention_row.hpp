@@ -35,7 +35,7 @@ struct attention_row_args {
 /// finite, else 0.
 template <class Acc>
 struct online_softmax {
-  Acc maximum = std::numeric_limits<Acc>::lowest();
+  Acc maximum = lowest_value<Acc>();
   Acc sum = 0;
   Acc poison = 0;
   index_t count = 0;

@@ -19,7 +19,8 @@ inline namespace ZEROTUNE_ABI {
 ///
 ///   supports<form>                                 does the back end have this form for T
 ///   double sum(const T* x, index_t stride, index_t count)
-///   void scale(T* x, index_t stride, index_t count, acc factor)         x *= factor
+///   void scale(T* x, index_t stride, index_t count, acc factor)         x *= factor; may take the
+///                                       distance to the next row, to fetch it meanwhile
 ///   acc dot(const U* q, index_t q_stride, const T* k, index_t k_stride, index_t count)
 ///   void axpy(acc weight, const T* x, index_t stride, acc* y, index_t count)   y += weight * x
 ///   void store(const acc* x, acc factor, T* y, index_t stride, index_t count)  y = x * factor

@@ -18,7 +18,7 @@ constexpr double lowest_finite() {
   else if constexpr (std::is_same_v<T, bfloat16>)
     return -3.3895313892515355e38;
   else
-    return static_cast<double>(std::numeric_limits<T>::lowest());
+    return static_cast<double>(lowest_value<T>());
 }
 
 /// Stores a logit or a bias: -inf for a masked one; the rest saturates and stays finite, so that

@@ -11,8 +11,8 @@ namespace zerotune {
 
 /// What became of a row of a black box's output.
 enum class row_status : std::uint8_t {
-  unchanged,  ///< nothing to correct: gamma = 1, or the row does not see a changed key, or gamma = 0
-              ///< would leave it nothing
+  unchanged,  ///< nothing to correct: gamma = 1, or the row does not see a changed key, or gamma =
+              ///< 0 would leave it nothing
   corrected,  ///< output and LSE are those of the modified attention
   amplified,  ///< D < min_d would amplify the errors of o: left as it was, for the host to
               ///< recompute

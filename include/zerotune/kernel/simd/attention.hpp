@@ -95,7 +95,7 @@ struct attention_tile<backend::simd<Arch>, Acc> {
     tile_type t;
     pack_queries(t, a.q, steps.q, a.q_stride, rows.queries, a.head_dim);
     for (index_t i = 0; i < tile_type::width; ++i) {
-      t.maximum[i] = std::numeric_limits<Acc>::lowest();
+      t.maximum[i] = lowest_value<Acc>();
       t.sum[i] = t.poison[i] = t.count[i] = Acc(0);
     }
     for (index_t i = 0; i < a.value_dim * tile_type::width; ++i) t.out[i] = Acc(0);

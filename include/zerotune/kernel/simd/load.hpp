@@ -157,6 +157,14 @@ ZEROTUNE_ALWAYS_INLINE void store(const Batch& x, T* to) {
 /// The first `count` lanes from contiguous elements, zero in the others; count < lanes.
 template <class Batch, class T>
 ZEROTUNE_ALWAYS_INLINE Batch load_first(const T* from, index_t count) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(T) == 2 && is_512_bits<Batch, float>) {
+    const __m256i raw = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1u), from);
+    T values[Batch::size];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), raw);
+    return load<Batch>(values);
+  }
+#endif
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<T, float> && is_512_bits<Batch, float>)
     return Batch(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), from));
@@ -174,6 +182,15 @@ ZEROTUNE_ALWAYS_INLINE Batch load_first(const T* from, index_t count) {
 /// The first `count` lanes to contiguous elements; nothing else is written. count < lanes.
 template <class Batch, class T>
 ZEROTUNE_ALWAYS_INLINE void store_first(const Batch& x, T* to, index_t count) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(T) == 2 && is_512_bits<Batch, float>) {
+    T values[Batch::size];
+    store(x, values);
+    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1u),
+                             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
+    return;
+  }
+#endif
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<T, float> && is_512_bits<Batch, float>) {
     _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1u), x);

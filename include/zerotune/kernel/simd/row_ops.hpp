@@ -6,6 +6,7 @@
 #include "zerotune/kernel/simd/exp.hpp"
 #include "zerotune/kernel/simd/load.hpp"
 #include "zerotune/kernel/simd/modifier.hpp"
+#include "zerotune/kernel/simd/scale.hpp"
 
 #if defined(__GNUC__) && !defined(__clang__)  // as in xsimd_compat.hpp
 #pragma GCC diagnostic push
@@ -29,47 +30,22 @@ struct row_ops<backend::simd<Arch>, T> {
   template <form>
   static constexpr bool supports = true;
 
-  /// Sums of some 40 numbers a lane in the accumulator; their total in double.
   [[gnu::flatten]] static double sum(const T* x, index_t stride, index_t count) noexcept {
-    constexpr index_t block = 32 * 8 * lanes;
+    if (stride == 1) return impl::sum_row<batch>(x, count);
     double total = 0;
-    if (stride != 1) {
-      for (index_t i = 0; i < count; ++i)
-        total += static_cast<double>(static_cast<acc>(x[i * stride]));
-      return total;
-    }
-    for (; count > 0; x += block, count -= block)
-      total += sum_block(x, count < block ? count : block);
+    for (index_t i = 0; i < count; ++i)
+      total += static_cast<double>(static_cast<acc>(x[i * stride]));
     return total;
   }
 
-  [[gnu::flatten]] static void scale(T* x, index_t stride, index_t count, acc factor) noexcept {
-    if (stride != 1) {
-      for (index_t i = 0; i < count; ++i)
-        x[i * stride] = static_cast<T>(static_cast<acc>(x[i * stride]) * factor);
+  [[gnu::flatten]] static void scale(T* x, index_t stride, index_t count, acc factor,
+                                     index_t row_step = 0) noexcept {
+    if (stride == 1) {
+      impl::scale_row<batch>(x, count, factor, row_step);
       return;
     }
-    const batch f(factor);
-    // Stores that straddle cache lines halve the speed of a row whose first key is left out.
-    const index_t lead = count < lanes ? count : to_alignment(x);
-    if (lead > 0) {
-      impl::store_first(impl::load_first<batch>(x, lead) * f, x, lead);
-      x += lead;
-      count -= lead;
-    }
-    index_t i = 0;
-    for (; i + 4 * lanes <= count; i += 4 * lanes) {
-      const batch a = impl::load<batch>(x + i), b = impl::load<batch>(x + i + lanes);
-      const batch c = impl::load<batch>(x + i + 2 * lanes),
-                  d = impl::load<batch>(x + i + 3 * lanes);
-      impl::store(a * f, x + i);
-      impl::store(b * f, x + i + lanes);
-      impl::store(c * f, x + i + 2 * lanes);
-      impl::store(d * f, x + i + 3 * lanes);
-    }
-    for (; i + lanes <= count; i += lanes) impl::store(impl::load<batch>(x + i) * f, x + i);
-    if (i < count)
-      impl::store_first(impl::load_first<batch>(x + i, count - i) * f, x + i, count - i);
+    for (index_t i = 0; i < count; ++i)
+      x[i * stride] = static_cast<T>(static_cast<acc>(x[i * stride]) * factor);
   }
 
   template <class U>
@@ -214,26 +190,6 @@ struct row_ops<backend::simd<Arch>, T> {
   template <class U>
   ZEROTUNE_ALWAYS_INLINE static batch step(const U* q, const T* k, index_t i, const batch& sum) {
     return impl::multiply_add(impl::load<batch>(q + i), impl::load<batch>(k + i), sum);
-  }
-
-  /// Elements before the first one that a vector store may begin at without straddling.
-  ZEROTUNE_ALWAYS_INLINE static index_t to_alignment(const T* x) {
-    constexpr std::uintptr_t bytes = sizeof(T) * static_cast<std::uintptr_t>(lanes);
-    const auto address = reinterpret_cast<std::uintptr_t>(x);
-    return static_cast<index_t>(((bytes - address % bytes) % bytes) / sizeof(T));
-  }
-
-  ZEROTUNE_ALWAYS_INLINE static double sum_block(const T* x, index_t count) {
-    batch parts[8];
-    for (batch& part : parts) part = batch(acc(0));
-    index_t i = 0;
-    for (; i + 8 * lanes <= count; i += 8 * lanes)
-      for (index_t n = 0; n < 8; ++n) parts[n] += impl::load<batch>(x + i + n * lanes);
-    for (; i + lanes <= count; i += lanes) parts[0] += impl::load<batch>(x + i);
-    if (i < count) parts[1] += impl::load_first<batch>(x + i, count - i);
-    const batch total = ((parts[0] + parts[1]) + (parts[2] + parts[3])) +
-                        ((parts[4] + parts[5]) + (parts[6] + parts[7]));
-    return static_cast<double>(impl::sum_of_lanes(total));
   }
 
   template <index_t Batches>
