@@ -98,7 +98,15 @@ ZEROTUNE_ALWAYS_INLINE Batch multiply_add(const Batch& a, const Batch& b, const 
 /// The sum of the lanes. Current releases call it reduce_add, 8.1 calls it hadd.
 template <class Batch>
 ZEROTUNE_ALWAYS_INLINE typename Batch::value_type sum_of_lanes(const Batch& x) {
-  if constexpr (requires { reduce_add(x); })
+#if defined(__AVX512F__)
+  // 8.1 sums the halves with AVX's functions: weak symbols of another architecture, compiled here.
+  if constexpr (is_512_bits<Batch, float>)
+    return _mm512_reduce_add_ps(x);
+  else if constexpr (is_512_bits<Batch, double>)
+    return _mm512_reduce_add_pd(x);
+  else
+#endif
+      if constexpr (requires { reduce_add(x); })
     return reduce_add(x);
   else
     return hadd(x);
@@ -119,25 +127,49 @@ ZEROTUNE_ALWAYS_INLINE typename Batch::value_type maximum_of_lanes(const Batch& 
   }
 }
 
-/// Lane i of the result is the sum of the lanes of rows[i]. On AVX-512 by halves: haddp of 8.1 puts
-/// the sums of floats in the wrong order there.
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+/// A vector of 512 bits as the sum of its halves, eight or four of which become one vector of their
+/// horizontal sums.
+ZEROTUNE_ALWAYS_INLINE __m256 sum_of_halves(__m512 x) {
+  return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+}
+ZEROTUNE_ALWAYS_INLINE __m256d sum_of_halves(__m512d x) {
+  return _mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1));
+}
+template <class Batch>
+ZEROTUNE_ALWAYS_INLINE __m256 sums_of_eight(const Batch* rows) {
+  const __m256 low = _mm256_hadd_ps(
+      _mm256_hadd_ps(sum_of_halves(__m512(rows[0])), sum_of_halves(__m512(rows[1]))),
+      _mm256_hadd_ps(sum_of_halves(__m512(rows[2])), sum_of_halves(__m512(rows[3]))));
+  const __m256 high = _mm256_hadd_ps(
+      _mm256_hadd_ps(sum_of_halves(__m512(rows[4])), sum_of_halves(__m512(rows[5]))),
+      _mm256_hadd_ps(sum_of_halves(__m512(rows[6])), sum_of_halves(__m512(rows[7]))));
+  return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20),
+                       _mm256_permute2f128_ps(low, high, 0x31));
+}
+template <class Batch>
+ZEROTUNE_ALWAYS_INLINE __m256d sums_of_four(const Batch* rows) {
+  const __m256d low =
+      _mm256_hadd_pd(sum_of_halves(__m512d(rows[0])), sum_of_halves(__m512d(rows[1])));
+  const __m256d high =
+      _mm256_hadd_pd(sum_of_halves(__m512d(rows[2])), sum_of_halves(__m512d(rows[3])));
+  return _mm256_add_pd(_mm256_permute2f128_pd(low, high, 0x20),
+                       _mm256_permute2f128_pd(low, high, 0x31));
+}
+#endif
+
+/// Lane i of the result is the sum of the lanes of rows[i]. On AVX-512 by intrinsics: haddp of 8.1
+/// puts the sums of floats in the wrong order there, and that of its halves is another
+/// architecture's.
 template <class Batch>
 ZEROTUNE_ALWAYS_INLINE Batch sums_of_rows(const Batch (&rows)[Batch::size]) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
   if constexpr (is_512_bits<Batch, float>) {
-    xsimd::batch<float, xsimd::avx> halves[16];
-    for (int i = 0; i < 16; ++i)
-      halves[i] =
-          _mm256_add_ps(_mm512_castps512_ps256(rows[i]), _mm512_extractf32x8_ps(rows[i], 1));
-    return Batch(_mm512_insertf32x8(_mm512_castps256_ps512(xsimd::haddp(&halves[0])),
-                                    xsimd::haddp(&halves[8]), 1));
+    return Batch(_mm512_insertf32x8(_mm512_castps256_ps512(sums_of_eight(&rows[0])),
+                                    sums_of_eight(&rows[8]), 1));
   } else if constexpr (is_512_bits<Batch, double>) {
-    xsimd::batch<double, xsimd::avx> halves[8];
-    for (int i = 0; i < 8; ++i)
-      halves[i] =
-          _mm256_add_pd(_mm512_castpd512_pd256(rows[i]), _mm512_extractf64x4_pd(rows[i], 1));
-    return Batch(_mm512_insertf64x4(_mm512_castpd256_pd512(xsimd::haddp(&halves[0])),
-                                    xsimd::haddp(&halves[4]), 1));
+    return Batch(_mm512_insertf64x4(_mm512_castpd256_pd512(sums_of_four(&rows[0])),
+                                    sums_of_four(&rows[4]), 1));
   } else
 #endif
     return xsimd::haddp(&rows[0]);
