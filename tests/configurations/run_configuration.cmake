@@ -45,5 +45,6 @@ step("${CMAKE_COMMAND}" -S "${SOURCE}" -B "${BUILD}" -G "${GENERATOR}"
 step("${CMAKE_COMMAND}" --build "${BUILD}" --parallel ${jobs})
 # The large model would take hours under a sanitizer; its tests run in the main build.
 step("${CMAKE_COMMAND}" -E env --unset=ZEROTUNE_MODEL_FILE TSAN_OPTIONS=halt_on_error=1
+     "LSAN_OPTIONS=suppressions=${SOURCE}/tests/configurations/leaks_of_openmp.supp:print_suppressions=0"
      "${CMAKE_CTEST_COMMAND}" --test-dir "${BUILD}" --parallel ${jobs} --output-on-failure
      --no-tests=error -L "^unit$" -LE "^long$" --progress)

@@ -91,7 +91,16 @@ ZEROTUNE_HOST_DEVICE inline float tanh_of(float x) { return ::tanhf(x); }
 ZEROTUNE_HOST_DEVICE inline double tanh_of(double x) { return ::tanh(x); }
 template <class Batch>
 ZEROTUNE_HOST_DEVICE inline Batch tanh_of(Batch x) {
-  return tanh(x);
+  // Kept within +-30, where tanh has reached +-1, and from NaN: without AVX-512 xsimd 8.1 converts
+  // its argument to integers.
+  if constexpr (requires { select(x > x, x, x); }) {
+    const Batch bound(value_of<Batch>(30)), zero(value_of<Batch>(0));
+    const Batch number = select(x == x, x, zero);
+    const Batch below = select(number > bound, bound, number);
+    return select(x == x, Batch(tanh(select(below < zero - bound, zero - bound, below))), x);
+  } else {
+    return tanh(x);
+  }
 }
 
 /// log gamma as a bias: exactly 0 for 1, zero_gamma_bias for 0 (and for a subnormal that a program

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// The output form, sink mass and gamma gradient on the machine, against double attention and the
+// host's scalar back end.
+#include "attention_case.hpp"
+#include "zerotune/analysis/sensitivity.hpp"
+#include "zerotune/analysis/sink_mass.hpp"
+
+namespace zerotune_test {
+namespace {
+
+template <class T>
+class output : public ::testing::Test {
+ public:
+  static constexpr double tolerance = std::is_same_v<T, float>         ? 5e-6
+                                      : std::is_same_v<T, zt::float16> ? 4e-3
+                                                                       : 3e-2;
+};
+using types = ::testing::Types<float, zt::float16, zt::bfloat16>;
+TYPED_TEST_SUITE(output, types);
+
+problem example() {
+  problem p;
+  p.batch = 2;
+  p.heads = 6;
+  p.kv_heads = 3;
+  p.q_len = p.kv_len = 19;
+  p.dim = 40;
+  p.value_dim = 50;
+  p.gamma = {0.2, 1.0, 3.0, 0.0, 1e4, 0.9};
+  p.initial = {0, 4};
+  return p;
+}
+
+template <class T>
+std::vector<T> rounded(const std::vector<double>& x) {
+  std::vector<T> r;
+  for (const double v : x) r.push_back(static_cast<T>(static_cast<float>(v)));
+  return r;
+}
+
+TYPED_TEST(output, correction_of_a_black_box) {
+  using T = TypeParam;
+  const problem p = example();
+  problem plain = p;
+  plain.gamma.clear();
+  const inputs<T> in(p);
+  const result black_box = exact_attention(plain, in.q, in.k, in.v);
+  const result wanted = exact_attention(p, in.q, in.k, in.v);
+  const machine m;
+  const device_sink sink(m, p);
+  const device_array<T> q(in.q), k(in.k), v(in.v), out(rounded<T>(black_box.out));
+  const device_array<float> lse(rounded<float>(black_box.lse));
+  const device_array<std::uint8_t> status(std::vector<std::uint8_t>(black_box.lse.size(), 77));
+  zt::device_output_options options;
+  options.min_d = 1e-2f;
+  options.status = status.view({p.batch, p.heads, p.q_len});
+  zt::correct_output(
+      m, out.view({p.batch, p.heads, p.q_len, p.value_dim}), lse.view({p.batch, p.heads, p.q_len}),
+      q.view({p.batch, p.heads, p.q_len, p.dim}), k.view({p.batch, p.kv_heads, p.kv_len, p.dim}),
+      v.view({p.batch, p.kv_heads, p.kv_len, p.value_dim}), zt::causal{} | sink.sink, options);
+  const auto got = out.read();
+  const auto got_lse = lse.read();
+  const auto got_status = status.read();
+  int corrected = 0;
+  for (std::size_t r = 0; r < got_lse.size(); ++r) {
+    const long i = long(r) % p.q_len, h = long(r) / p.q_len % p.heads,
+               b = long(r) / p.q_len / p.heads;
+    const double gamma = p.gamma[size_t(h)], a0 = black_box.mass[r];
+    const bool changes = gamma != 1.0 && i > p.initial[size_t(b)];
+    ASSERT_LE(got_status[r], 2);
+    const auto s = static_cast<zt::row_status>(got_status[r]);
+    if (!changes) {
+      ASSERT_EQ(s, zt::row_status::unchanged);
+    } else if (std::abs(1 + (gamma - 1) * a0 - 1e-2) > 1e-4) {
+      ASSERT_EQ(
+          s, 1 + (gamma - 1) * a0 < 1e-2 ? zt::row_status::amplified : zt::row_status::corrected);
+    }
+    corrected += s == zt::row_status::corrected;
+    const bool done = s == zt::row_status::corrected;
+    const double d = done ? std::max(1 + (gamma - 1) * a0, 1e-2) : 1;
+    const double allowed = TestFixture::tolerance * std::max(1.0, 1 / d);
+    for (long c = 0; c < p.value_dim; ++c) {
+      const std::size_t at = r * size_t(p.value_dim) + size_t(c);
+      ASSERT_NEAR(double(float(got[at])), done ? wanted.out[at] : black_box.out[at], allowed);
+    }
+    const double expected = done ? wanted.lse[r] : black_box.lse[r];
+    if (std::isinf(expected))
+      ASSERT_EQ(double(got_lse[r]), expected);
+    else
+      ASSERT_NEAR(double(got_lse[r]), expected, 1e-5 * std::max(1.0, 1 / d));
+  }
+  EXPECT_GT(corrected, 100);
+}
+
+TYPED_TEST(output, gradient) {
+  using T = TypeParam;
+  const problem p = example();
+  const inputs<T> in(p);
+  const result r = exact_attention(p, in.q, in.k, in.v);
+  const std::vector<T> out = rounded<T>(r.out), d_out = random_values<T>(out.size(), 9);
+  std::vector<double> expected(size_t(p.batch * p.heads), 0.0);
+  for (std::size_t row = 0; row < r.lse.size(); ++row) {
+    const long i = long(row) % p.q_len, bh = long(row) / p.q_len, b = bh / p.heads;
+    const long h = bh % p.heads, g = b * p.kv_heads + h / (p.heads / p.kv_heads);
+    if (i <= p.initial[size_t(b)]) continue;  // sees the token only, or nothing
+    double product = 0;
+    for (long c = 0; c < p.value_dim; ++c) {
+      const std::size_t at = row * size_t(p.value_dim) + size_t(c);
+      const double v0 =
+          double(float(in.v[size_t((g * p.kv_len + p.initial[size_t(b)]) * p.value_dim + c)]));
+      product += double(float(d_out[at])) * (v0 - double(float(out[at])));
+    }
+    expected[size_t(bh)] += r.mass[row] * product;
+  }
+  const machine m;
+  const device_sink sink(m, p);
+  const device_array<T> q(in.q), k(in.k), v(in.v), o(out), d(d_out);
+  const device_array<float> lse(rounded<float>(r.lse));
+  const device_array<double> gradient(expected.size());
+  using view = zt::tensor_view<const T, 4, zt::device_memory>;
+  zt::gamma_gradient(
+      m, o.view({p.batch, p.heads, p.q_len, p.value_dim}),
+      view(d.view({p.batch, p.heads, p.q_len, p.value_dim})), lse.view({p.batch, p.heads, p.q_len}),
+      q.view({p.batch, p.heads, p.q_len, p.dim}), k.view({p.batch, p.kv_heads, p.kv_len, p.dim}),
+      v.view({p.batch, p.kv_heads, p.kv_len, p.value_dim}), sink.sink, zt::causal{},
+      gradient.view({p.batch, p.heads}));
+  const auto got = gradient.read();
+  for (std::size_t i = 0; i < got.size(); ++i)
+    ASSERT_NEAR(got[i], expected[i], 2e-5 * std::max(1.0, std::abs(expected[i]))) << i;
+}
+
+TYPED_TEST(output, sink_mass) {
+  using T = TypeParam;
+  const long heads = 3, rows = 300, keys = 300;
+  std::vector<T> weights = random_values<T>(size_t(heads * rows * keys), 5);
+  std::vector<double> expected(size_t(heads), 0.0);
+  const zt::tensor_view<double, 2> expected_view(expected.data(), {1, heads});
+  const std::vector<float> gammas(3, 2.0f);
+  zt::sink_mass(zt::tensor_view<T, 4>(weights.data(), {1, heads, rows, keys}), expected_view,
+                zt::initial_token{2.0f}, zt::causal{});
+  const machine m;
+  const storage memory(zt::device_table_bytes({1, heads, rows, keys}));
+  const auto sink = zt::to_device(m, zt::initial_token{zt::view_of(gammas)}, {1, heads, rows, keys},
+                                  memory.flat());
+  const device_array<T> on_machine(weights);
+  const device_array<double> mass(static_cast<std::size_t>(heads));
+  zt::sink_mass(m, on_machine.view({1, heads, rows, keys}), mass.view({1, heads}), sink,
+                zt::causal{});
+  const auto got = mass.read();
+  for (std::size_t h = 0; h < 3; ++h) ASSERT_NEAR(got[h], expected[h], 1e-12);
+}
+
+}  // namespace
+}  // namespace zerotune_test
