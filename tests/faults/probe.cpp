@@ -53,19 +53,18 @@ double at(const std::vector<float>& x, index_t i) {
 
 struct problem {
   index_t batch, heads, kv_heads, q_len, kv_len, dim;
-  std::vector<float> gamma;           // [heads]
-  std::vector<index_t> initial;       // [batch]
-  index_t hidden_below = 0;           // the window hides keys before it
+  std::vector<float> gamma;      // [heads]
+  std::vector<index_t> initial;  // [batch]
+  index_t hidden_below = 0;      // the window hides keys before it
   float scale = 0.3f;
-  float sink = 1.0f;                  // multiplies the initial token's key
+  float sink = 1.0f;  // multiplies the initial token's key
 };
 
 /// Runs attention and compares output and LSE with softmax(logits + log gamma at the initial token)
 /// v in double; k is stored [batch, kv_len, kv_heads, dim + 3], so its strides are all different.
 template <class Backend>
 void check_attention(const char* what, const problem& p, double tolerance) {
-  const index_t row = p.dim + 3, k_head = row, k_key = p.kv_heads * row,
-                k_batch = p.kv_len * k_key;
+  const index_t row = p.dim + 3, k_head = row, k_key = p.kv_heads * row, k_batch = p.kv_len * k_key;
   const auto q = values(p.batch * p.heads * p.q_len * p.dim, 11);
   auto k = values(p.batch * k_batch, 12);
   const auto v = values(p.batch * p.kv_heads * p.kv_len * p.dim, 13);
@@ -142,12 +141,12 @@ void attention_cases(const char* name) {
   const std::vector<float> some{0.25f, 1.0f, 4.0f, 1.0f, 0.5f, 2.0f};
   check_attention<Backend>(title("grouped heads"), {2, 6, 2, 4, 9, 7, some, {0, 0}}, 1e-5);
   check_attention<Backend>(title("left padding"), {3, 6, 3, 4, 17, 8, some, {0, 3, 9}}, 1e-5);
-  check_attention<Backend>(title("several blocks of keys"), {1, 2, 1, 3, 211, 16, {3.0f, 0.1f}, {0}},
-                           1e-5);
+  check_attention<Backend>(title("several blocks of keys"),
+                           {1, 2, 1, 3, 211, 16, {3.0f, 0.1f}, {0}}, 1e-5);
   check_attention<Backend>(title("a maximum that rises late"),
                            {1, 2, 1, 3, 150, 16, {3.0f, 0.1f}, {0}, 0, 6.0f}, 1e-4);
-  check_attention<Backend>(title("gamma 1e38"), {1, 2, 1, 3, 70, 5, {1e38f, 1e-38f}, {0}, 0, 0.3f, 9.0f},
-                           1e-4);
+  check_attention<Backend>(title("gamma 1e38"),
+                           {1, 2, 1, 3, 70, 5, {1e38f, 1e-38f}, {0}, 0, 0.3f, 9.0f}, 1e-4);
   check_attention<Backend>(title("gamma 0 and nothing else in view"),
                            {1, 2, 2, 5, 5, 4, {0.0f, 0.0f}, {0}}, 1e-5);
   check_attention<Backend>(title("initial token outside the window"),

@@ -32,11 +32,20 @@ const char* ZEROTUNE_ENTRY(const odr_call& call) {
       const row r = g.at(0, head, i);
       const index_t at = head * call.q_len + i;
       const impl::attention_row_args<float, float, float> args{
-          call.q + at * call.head_dim, 1,
-          call.k + head * call.kv_len * call.head_dim, call.head_dim, 1,
-          call.v + head * call.kv_len * call.head_dim, call.head_dim, 1,
-          call.out + at * call.head_dim, 1,
-          call.lse + at, call.head_dim, call.head_dim, call.softmax_scale};
+          call.q + at * call.head_dim,
+          1,
+          call.k + head * call.kv_len * call.head_dim,
+          call.head_dim,
+          1,
+          call.v + head * call.kv_len * call.head_dim,
+          call.head_dim,
+          1,
+          call.out + at * call.head_dim,
+          1,
+          call.lse + at,
+          call.head_dim,
+          call.head_dim,
+          call.softmax_scale};
       impl::attention_row<back_end>(args, g, modifier, r);
       impl::rescale_row<back_end>(call.weights + at * call.kv_len, 1, g, modifier, r);
       impl::bias_row<back_end>(call.logits + at * call.kv_len, 1, g, modifier, r);

@@ -65,8 +65,8 @@ void check(const char* name, const buffers& b, const std::vector<float>& gamma,
         for (std::int64_t j = 0; j < seen; ++j)
           sum += weight[static_cast<std::size_t>(j)] / total *
                  static_cast<double>(v[static_cast<std::size_t>((h * keys + j) * dim + c)]);
-        expect_close(name, "out", static_cast<double>(b.out[static_cast<std::size_t>(at * dim + c)]),
-                     sum);
+        expect_close(name, "out",
+                     static_cast<double>(b.out[static_cast<std::size_t>(at * dim + c)]), sum);
       }
       const double factor = static_cast<double>(gamma[static_cast<std::size_t>(h)]);
       double before = 0;
@@ -110,9 +110,9 @@ int main() {
     }
     buffers b{std::vector<float>(heads * queries * dim), std::vector<float>(heads * queries),
               weights, logits, std::vector<float>(heads * queries * keys)};
-    const char* abi = entry({heads, queries, keys, dim, scale, gamma.data(), q.data(), k.data(),
-                             v.data(), b.out.data(), b.lse.data(), b.weights.data(),
-                             b.logits.data(), b.mask.data()});
+    const char* abi =
+        entry({heads, queries, keys, dim, scale, gamma.data(), q.data(), k.data(), v.data(),
+               b.out.data(), b.lse.data(), b.weights.data(), b.logits.data(), b.mask.data()});
     check(name, b, gamma, q, k, v, weights, logits, scale);
     if (std::strstr(name, "_scalar") && !names.insert(abi).second) {
       std::printf("%s: the tag %s is another translation unit's as well\n", name, abi);

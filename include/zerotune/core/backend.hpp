@@ -15,9 +15,10 @@ struct simd {};
 /// Eigen's expressions, once zerotune/kernel/eigen/eigen.hpp is included; float and double.
 struct eigen {};
 
-/// CUDA kernels on the caller's stream, once zerotune/apply/cuda/cuda.cuh is included in a file that
-/// a CUDA compiler compiles; float, float16 and bfloat16 in device_memory. Every call returns at
-/// once. The stream is a cudaStream_t, which needs no CUDA header here; null is the default stream.
+/// CUDA kernels on the caller's stream, once zerotune/apply/cuda/cuda.cuh is included in a file
+/// that a CUDA compiler compiles; float, float16 and bfloat16 in device_memory. Every call returns
+/// at once. The stream is a cudaStream_t, which needs no CUDA header here; null is the default
+/// stream.
 struct cuda {
   void* stream = nullptr;
 };
