@@ -113,24 +113,23 @@ void attention(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
                         : static_cast<acc>(1.0 / std::sqrt(static_cast<double>(q.extent(3))));
   impl::for_row_blocks(executor, shape, [&](index_t b, index_t h, index_t first, index_t last) {
     const index_t kv_head = h / group_size;
-    for (index_t i = first; i < last; ++i) {
-      const impl::attention_row_args<impl::plain<Q>, kv_type, Out> args{
-          q.pointer(b, h, i, 0),
-          q.stride(3),
-          k.pointer(b, kv_head, 0, 0),
-          k.stride(2),
-          k.stride(3),
-          v.pointer(b, kv_head, 0, 0),
-          v.stride(2),
-          v.stride(3),
-          out.pointer(b, h, i, 0),
-          out.stride(3),
-          options.lse.data() ? options.lse.pointer(b, h, i) : nullptr,
-          q.extent(3),
-          v.extent(3),
-          scale};
-      impl::attention_row<Backend>(args, g, modifier, g.at(b, h, i));
-    }
+    const impl::attention_row_args<impl::plain<Q>, kv_type, Out> args{
+        q.pointer(b, h, first, 0),
+        q.stride(3),
+        k.pointer(b, kv_head, 0, 0),
+        k.stride(2),
+        k.stride(3),
+        v.pointer(b, kv_head, 0, 0),
+        v.stride(2),
+        v.stride(3),
+        out.pointer(b, h, first, 0),
+        out.stride(3),
+        options.lse.data() ? options.lse.pointer(b, h, first) : nullptr,
+        q.extent(3),
+        v.extent(3),
+        scale};
+    const impl::row_steps steps{q.stride(2), out.stride(2), options.lse.stride(2)};
+    impl::attention_rows<Backend>(args, steps, g, modifier, b, h, {first, last});
   });
 }
 

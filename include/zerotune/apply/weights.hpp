@@ -35,7 +35,7 @@ void rescale_weights(Backend, const tensor_view<T, Rank>& weights, const Modifie
   check_modifier(modifier, "rescale_weights", shape);
   if (rows.empty()) return;
   impl::for_rows(executor, rows, g, [&](T* data, row r) {
-    impl::rescale_row<Backend>(data, rows.stride(3), g, modifier, r);
+    impl::rescale_row<Backend>(data, rows.stride(3), g, modifier, r, rows.stride(2));
   });
 }
 

@@ -43,6 +43,10 @@ class initial_token {
     const Batch here = select(kv_pos == initial, bias, Batch(real(0)));
     return select(kv_pos < initial, Batch(impl::mask_bias<real>()), here);
   }
+  /// e^log_bias of a visible key, without its logarithm.
+  ZEROTUNE_HOST_DEVICE constexpr double factor(row r, index_t kv_pos) const {
+    return kv_pos == position(r.batch) ? static_cast<double>(gamma(r.head)) : 1.0;
+  }
   ZEROTUNE_HOST_DEVICE constexpr range visible(row r) const {
     return {positions_.data() ? position(r.batch) : everywhere.begin, everywhere.end};
   }

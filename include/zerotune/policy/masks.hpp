@@ -31,6 +31,7 @@ struct causal {
   ZEROTUNE_HOST_DEVICE constexpr range visible(row r) const {
     return {everywhere.begin, r.q_pos + 1};
   }
+  ZEROTUNE_HOST_DEVICE constexpr double factor(row, index_t) const { return 1.0; }
   ZEROTUNE_HOST_DEVICE constexpr range support(row) const { return {}; }
   ZEROTUNE_HOST_DEVICE constexpr tile_effect effect(int, range q, range kv) const {
     if (kv.begin >= q.end) return tile_effect::masked;
@@ -50,6 +51,7 @@ struct sliding_window {
   ZEROTUNE_HOST_DEVICE constexpr range visible(row r) const {
     return {r.q_pos - size + 1, everywhere.end};
   }
+  ZEROTUNE_HOST_DEVICE constexpr double factor(row, index_t) const { return 1.0; }
   ZEROTUNE_HOST_DEVICE constexpr range support(row) const { return {}; }
   ZEROTUNE_HOST_DEVICE constexpr tile_effect effect(int, range q, range kv) const {
     if (kv.end <= q.begin - size + 1) return tile_effect::masked;
