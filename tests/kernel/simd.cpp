@@ -27,10 +27,10 @@ class simd : public ::testing::Test {
  protected:
   using type = T;
   using ops = zt::row_ops<zt::backend::simd<>, T>;
-  using acc = zt::accumulator_t<T>;
+  using accumulator = zt::accumulator_t<T>;
   static constexpr index_t longest = 4 * ops::lanes + 1;
   /// Rounding of the accumulator over a few hundred terms of size 1.
-  static constexpr double sums = std::is_same_v<T, double> ? 1e-13 : 1e-5;
+  static constexpr double sum_error = std::is_same_v<T, double> ? 1e-13 : 1e-5;
   /// Half a unit in the last place of a result near 1 in the storage type, and a little.
   static constexpr double rounding = std::is_same_v<T, double>        ? 1e-15
                                      : std::is_same_v<T, float>       ? 2e-7
@@ -57,17 +57,17 @@ TYPED_TEST(simd, sums_rows) {
       strided<TypeParam> x(count + 1, stride, 1);
       double expected = 0;
       for (index_t i = 0; i < count; ++i) expected += x[i];
-      EXPECT_NEAR(TestFixture::ops::sum(x.data(), stride, count), expected, this->sums)
+      EXPECT_NEAR(TestFixture::ops::sum(x.data(), stride, count), expected, this->sum_error)
           << count << " " << stride;
     }
   strided<TypeParam> x(10007, 1, 2);
   double expected = 0;
   for (index_t i = 0; i < 10007; ++i) expected += x[i];
-  EXPECT_NEAR(TestFixture::ops::sum(x.data(), 1, 10007), expected, 10 * this->sums);
+  EXPECT_NEAR(TestFixture::ops::sum(x.data(), 1, 10007), expected, 10 * this->sum_error);
 }
 
 TYPED_TEST(simd, scales_rows_at_every_alignment_and_nothing_else) {
-  using acc = typename TestFixture::acc;
+  using acc = typename TestFixture::accumulator;
   for (const index_t stride : output_strides)
     for (index_t count = 1; count <= this->longest; ++count)
       for (index_t offset = 0; offset < (stride == 1 ? 3 : 1); ++offset) {
@@ -93,7 +93,7 @@ TYPED_TEST(simd, dots_of_mixed_strides) {
         double expected = 0;
         for (index_t i = 0; i < count; ++i) expected += q[i] * k[i];
         EXPECT_NEAR(TestFixture::ops::dot(q.data(), q_stride, k.data(), k_stride, count), expected,
-                    this->sums)
+                    this->sum_error)
             << count << " " << q_stride << " " << k_stride;
       }
 }
@@ -104,12 +104,12 @@ TYPED_TEST(simd, queries_of_another_type) {
     strided<TypeParam> k(37, 1, 5);
     double expected = 0;
     for (index_t i = 0; i < 37; ++i) expected += q[i] * k[i];
-    EXPECT_NEAR(TestFixture::ops::dot(q.data(), 1, k.data(), 1, 37), expected, this->sums);
+    EXPECT_NEAR(TestFixture::ops::dot(q.data(), 1, k.data(), 1, 37), expected, this->sum_error);
   }
 }
 
 TYPED_TEST(simd, dots_of_blocks) {
-  using acc = typename TestFixture::acc;
+  using acc = typename TestFixture::accumulator;
   for (const index_t stride : {1, 2})
     for (const index_t count : {index_t{1}, TestFixture::ops::lanes, index_t{37}})
       for (index_t keys = 1; keys <= 2 * TestFixture::ops::lanes + 1; ++keys) {
@@ -121,14 +121,14 @@ TYPED_TEST(simd, dots_of_blocks) {
         for (index_t j = 0; j < keys; ++j) {
           double expected = 0;
           for (index_t i = 0; i < count; ++i) expected += 0.5 * q[i] * k[j * row + i * stride];
-          EXPECT_NEAR(scores[static_cast<std::size_t>(j)], expected, this->sums)
+          EXPECT_NEAR(scores[static_cast<std::size_t>(j)], expected, this->sum_error)
               << j << " " << keys;
         }
       }
 }
 
 TYPED_TEST(simd, accumulates_values) {
-  using acc = typename TestFixture::acc;
+  using acc = typename TestFixture::accumulator;
   for (const index_t stride : {1, -2})
     for (index_t columns = 1; columns <= 5 * TestFixture::ops::lanes + 1; ++columns) {
       const index_t keys = 5, row = columns * 2 + 1;
@@ -142,15 +142,15 @@ TYPED_TEST(simd, accumulates_values) {
         double expected = before[c];
         for (index_t j = 0; j < keys; ++j)
           expected += weights[j] * value(first[j * row + c * stride]);
-        EXPECT_NEAR(sums[c], expected, this->sums);
-        EXPECT_NEAR(axpy[c], expected, this->sums);
+        EXPECT_NEAR(sums[c], expected, this->sum_error);
+        EXPECT_NEAR(axpy[c], expected, this->sum_error);
       }
       EXPECT_EQ(sums.memory.back(), before.memory.back());
     }
 }
 
 TYPED_TEST(simd, stores_rows_and_nothing_else) {
-  using acc = typename TestFixture::acc;
+  using acc = typename TestFixture::accumulator;
   for (const index_t stride : output_strides)
     for (index_t count = 1; count <= this->longest; ++count) {
       strided<acc> x(count, 1, 11);
@@ -167,7 +167,7 @@ TYPED_TEST(simd, stores_rows_and_nothing_else) {
 }
 
 TYPED_TEST(simd, exponentials_and_their_sum) {
-  using acc = typename TestFixture::acc;
+  using acc = typename TestFixture::accumulator;
   const double unit = std::numeric_limits<acc>::epsilon();
   for (index_t count = 1; count <= this->longest; ++count) {
     strided<acc> x(count, 1, 13), before = x;
@@ -189,7 +189,7 @@ TYPED_TEST(simd, exponentials_and_their_sum) {
 }
 
 TYPED_TEST(simd, far_below_the_maximum_the_exponential_is_exactly_zero) {
-  using acc = typename TestFixture::acc;
+  using acc = typename TestFixture::accumulator;
   std::vector<acc> x(40, acc(0));
   x[3] = static_cast<acc>(zt::zero_gamma_bias);
   x[4] = zt::impl::mask_bias<acc>();
@@ -201,7 +201,7 @@ TYPED_TEST(simd, far_below_the_maximum_the_exponential_is_exactly_zero) {
 }
 
 TYPED_TEST(simd, maximum_and_poison) {
-  using acc = typename TestFixture::acc;
+  using acc = typename TestFixture::accumulator;
   for (index_t count = 1; count <= this->longest; ++count) {
     strided<acc> x(count, 1, 14);
     double greatest = -5;

@@ -39,13 +39,13 @@ double value(T x) {
 /// A row with its own memory on both sides of it, to be read and written with any stride.
 template <class T>
 struct strided {
-  strided(index_t count, index_t stride, std::uint64_t seed)
-      : count(count), stride(stride), memory(size(count, stride)) {
+  strided(index_t elements, index_t step, std::uint64_t seed)
+      : count(elements), stride(step), memory(size(elements, step)) {
     numbers next(seed);
     for (T& x : memory) x = static_cast<T>(static_cast<zerotune::accumulator_t<T>>(next()));
   }
-  static std::size_t size(index_t count, index_t stride) {
-    return static_cast<std::size_t>((count - 1) * std::abs(stride) + 1 + 2 * guard);
+  static std::size_t size(index_t elements, index_t step) {
+    return static_cast<std::size_t>((elements - 1) * std::abs(step) + 1 + 2 * guard);
   }
   T* data() { return memory.data() + guard + (stride < 0 ? (1 - count) * stride : 0); }
   double operator[](index_t i) { return value(data()[i * stride]); }
