@@ -11,12 +11,11 @@ target_compile_options(
             # GCC sees uninitialised vectors in its own AVX-512 intrinsics (its bug 105593).
             $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-uninitialized>)
 
-# Compiler options of the instruction sets that the tests and the dispatch of the examples use.
+# Instruction sets that the tests compile for; their options stand in ZerotuneDispatch.cmake.
+zerotune_find_instruction_sets()
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(ZEROTUNE_ARCHITECTURES sse2 avx2 avx512)
 else()
   set(ZEROTUNE_ARCHITECTURES "")
 endif()
 set(ZEROTUNE_FLAGS_sse2 -msse2)
-set(ZEROTUNE_FLAGS_avx2 -mavx2 -mfma -mf16c)
-set(ZEROTUNE_FLAGS_avx512 ${ZEROTUNE_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl)

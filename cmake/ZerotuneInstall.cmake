@@ -7,7 +7,7 @@ include(GNUInstallDirs)
 
 set(zerotune_package_dir "${CMAKE_INSTALL_DATADIR}/cmake/zerotune")
 
-foreach(part zerotune simd eigen tuning)
+foreach(part zerotune simd eigen tuning cuda)
   set(target zerotune_${part})
   if(part STREQUAL "zerotune")
     set(target zerotune)
@@ -34,7 +34,10 @@ write_basic_package_version_file(
 install(
   FILES "${PROJECT_BINARY_DIR}/zerotune-config.cmake"
         "${PROJECT_BINARY_DIR}/zerotune-config-version.cmake"
+        "${PROJECT_SOURCE_DIR}/cmake/ZerotuneDispatch.cmake"
         "${PROJECT_SOURCE_DIR}/cmake/ZerotuneXsimd.cmake"
+        "${PROJECT_SOURCE_DIR}/cmake/dispatch.cpp.in"
+        "${PROJECT_SOURCE_DIR}/cmake/dispatch.hpp.in"
   DESTINATION "${zerotune_package_dir}"
   COMPONENT zerotune)
 

@@ -16,9 +16,6 @@ set(zerotune_simd_pattern "/kernel/simd/")
 set(zerotune_eigen_pattern "/(kernel/eigen/|interop/eigen)")
 set(zerotune_tuning_pattern "/tuning/json")
 
-# CUDA is not a part of the package yet.
-list(FILTER zerotune_headers EXCLUDE REGEX "/cuda/")
-
 foreach(part simd eigen tuning)
   set(zerotune_${part}_headers ${zerotune_headers})
   list(FILTER zerotune_${part}_headers INCLUDE REGEX "${zerotune_${part}_pattern}")

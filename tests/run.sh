@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(
   g++ clang libclang-rt-dev cmake ninja-build pkg-config python3 python3-pip
-  libgtest-dev librapidcheck-dev libbenchmark-dev
+  libgtest-dev librapidcheck-dev libbenchmark-dev libboost-context-dev
   libxsimd-dev libeigen3-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libdnnl-dev libomp-dev
 )
 bash cmake/install_packages.sh "${packages[@]}"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of the C interface for one instruction set: compiled once for each, with
-// ZEROTUNE_C_ENTRY as the name of the one function that it is entered through.
+// ZEROTUNE_DISPATCHED as the name of the one function that it is entered through.
 #include "kernels.hpp"
 
 #include "zerotune/kernel/attention_backward_block.hpp"
@@ -312,7 +312,7 @@ std::int64_t run_backward(const problem& p, const block& at, double* scratch) no
 
 }  // namespace
 
-zt_c::kernels ZEROTUNE_C_ENTRY() {
+zt_c::kernels ZEROTUNE_DISPATCHED() {
   const auto none = [](const problem&) -> std::int64_t { return 0; };
   return {{row_scratch, run_attention},
           {[](const problem& p) -> std::int64_t { return layout_of(p).total; }, run_backward},

@@ -41,6 +41,9 @@ struct kernels {
   operation attention, backward, rescale, correct;
 };
 
+/// What zerotune_add_dispatch chooses among.
+using kernel_function = kernels();
+
 /// The kernels for the instruction set in use. @throws zerotune::invalid_argument if the
 /// environment forces one that is not there.
 const kernels& current_kernels();

@@ -151,4 +151,35 @@ TYPED_TEST(weights_of, are_finite_where_one_over_d_is_not) {
   EXPECT_NEAR(actual[3], 0.5, 4e-3);
 }
 
+// A row must not depend on the rows around it, which a kernel fetches or sums while it is at work.
+TYPED_TEST(weights_of, come_out_the_same_row_by_row) {
+  using T = typename TypeParam::type;
+  const typename TypeParam::backend tag{};
+  const auto check = [&](index_t keys, const auto& modifier) {
+    const index_t queries = 37;
+    // In the same memory both times: where a row lies may decide how a back end sums it.
+    test::tensor<T> weights({1, 2, queries, keys});
+    weights.randomise(31, 0.0, 2.0 / static_cast<double>(keys));
+    const auto all = weights.view();
+    zerotune::rescale_weights(tag, all, modifier);
+    const auto together = weights.elements();
+    weights.randomise(31, 0.0, 2.0 / static_cast<double>(keys));
+    for (index_t i = 0; i < queries; ++i) {
+      const index_t position = keys - queries + i;
+      const zerotune::tensor_view<T, 4> one{
+          all.pointer(0, 0, i, 0), {1, 2, 1, keys}, {all.stride(0), all.stride(1), keys, 1}};
+      zerotune::sequence_options where;
+      where.q_starts = zerotune::tensor_view<const index_t, 1>(&position, {1});
+      zerotune::rescale_weights(tag, one, modifier, where);
+    }
+    EXPECT_TRUE(test::same_bits(together, weights.elements())) << keys;
+  };
+  const float gammas[] = {3.0f, 0.25f};
+  const zerotune::initial_token sink{zerotune::tensor_view<const float, 1>(gammas, {2})};
+  for (const index_t keys : {index_t{37}, index_t{255}, index_t{600}, index_t{4100}}) {
+    check(keys, sink);
+    check(keys, zerotune::causal{} | sink);
+  }
+}
+
 }  // namespace

@@ -11,6 +11,9 @@
 
 #include <Eigen/Core>
 #endif
+#if defined(CONSUMER_CUDA)  // a host compiler without a toolkit: everything but the launches
+#include <zerotune/apply/cuda/cuda.cuh>
+#endif
 #if defined(CONSUMER_TUNING)
 #include <zerotune/tuning/json.hpp>
 #endif
@@ -27,6 +30,11 @@ int main() {
 #if defined(CONSUMER_EIGEN)
   const Eigen::MatrixXf zero = Eigen::MatrixXf::Zero(2, 2);
   failures += zero.size() == 4 ? 0 : 1;
+#endif
+#if defined(CONSUMER_CUDA)
+  // Partial results of two splits: an output of 128 and an LSE for each of 32 rows.
+  failures +=
+      zerotune::attention_workspace_bytes({1, 32, 1, 1024}, 8, 128) == 2 * 32 * 129 * 4 ? 0 : 1;
 #endif
 #if defined(CONSUMER_TUNING)
   const zerotune::gamma_table table(2, 3, 1.5f);

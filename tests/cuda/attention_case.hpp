@@ -15,7 +15,7 @@ template <class T>
 struct attention_run {
   std::vector<T> out;
   std::vector<float> lse;
-  zt::attention_plan plan;
+  zt::device_attention_plan plan;
 };
 
 struct run_options {
@@ -96,10 +96,11 @@ attention_run<T> run_attention(const problem& p, const std::vector<T>& q, const 
       }
   }
   const device_array<T> dk(key_pool), dv(value_pool);
-  const device_array<std::int32_t> table_of_pages(page_table);
+  const storage table_of_pages(zt::device_pages_bytes(p.batch, pages));
   if (page_size)
-    o.pages = zt::tensor_view<const std::int32_t, 2, zt::device_memory>(table_of_pages.data(),
-                                                                        {p.batch, pages});
+    o.pages = zt::to_device(
+        options.on, zt::tensor_view<const std::int32_t, 2>(page_table.data(), {p.batch, pages}),
+        pool, table_of_pages.flat());
   const zt::index_t kv_batch = page_size ? pool : p.batch;
   const zt::index_t kv_rows = page_size ? page_size : p.kv_len;
   zt::attention_shape shape = shape_of(p);

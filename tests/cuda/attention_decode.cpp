@@ -6,7 +6,7 @@ namespace zerotune_test {
 namespace {
 
 using dims64 = zt::head_dims<64>;
-using kernel_type = zt::attention_plan::kernel_type;
+using kernel_type = zt::device_attention_plan::kernel_type;
 
 template <class T>
 class decode : public ::testing::Test {};

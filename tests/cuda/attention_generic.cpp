@@ -5,7 +5,7 @@
 namespace zerotune_test {
 namespace {
 
-using kernel_type = zt::attention_plan::kernel_type;
+using kernel_type = zt::device_attention_plan::kernel_type;
 
 template <class T>
 class generic : public ::testing::Test {};

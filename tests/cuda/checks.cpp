@@ -14,7 +14,6 @@ struct call {
   device_array<T> q{heads * q_len * dim}, k{kv_heads * kv_len * dim}, v{kv_heads * kv_len * dim},
       out{heads * q_len * dim};
   device_array<float> lse{heads * q_len};
-  device_array<std::int32_t> pages{8};
   storage workspace{zt::attention_workspace_bytes({1, heads, q_len, kv_len}, kv_heads, dim)};
   zt::device_attention_options options;
 
@@ -100,13 +99,55 @@ TEST(checks, overlap_and_options) {
   EXPECT_MESSAGE(c.run(), "attention: softmax_scale: expected a finite value");
 }
 
+// The entries are checked where the table is built: a kernel would read outside of the caches.
+TEST(checks, page_tables) {
+  const machine m;
+  const storage memory(zt::device_pages_bytes(2, 3));
+  std::vector<std::int32_t> pages = {0, 7, 3, 6, 0, 0};
+  const auto build = [&](zt::index_t num_pages) {
+    return zt::to_device(m, zt::tensor_view<const std::int32_t, 2>(pages.data(), {2, 3}), num_pages,
+                         memory.flat());
+  };
+  EXPECT_EQ(build(8).num_pages(), 8);
+  EXPECT_MESSAGE(build(7), "to_device: pages[0, 1]: expected a page in [0, 7), got 7");
+  pages[4] = -1;
+  EXPECT_MESSAGE(build(8), "to_device: pages[1, 1]: expected a page in [0, 8), got -1");
+  pages[4] = 5;
+  // Columns of a wider table, from the last on: what is copied is what the view says.
+  const zt::tensor_view<const std::int32_t, 2> reversed(pages.data() + 2, {2, 2}, {3, -1});
+  const zt::device_pages table = zt::to_device(m, reversed, 8, memory.flat());
+  std::vector<std::int32_t> copied(4);
+  copy_device(copied.data(), table.table().data(), 16);
+  EXPECT_EQ(copied, (std::vector<std::int32_t>{3, 7, 0, 5}));
+  const storage small(20);
+  EXPECT_MESSAGE(zt::to_device(m, zt::tensor_view<const std::int32_t, 2>(pages.data(), {2, 3}), 8,
+                               small.flat()),
+                 "to_device: storage dim 0 (bytes): expected at least 24, got 20");
+  EXPECT_MESSAGE(zt::to_device(m, zt::tensor_view<const std::int32_t, 2>(pages.data(), {2, 0}), 8,
+                               memory.flat()),
+                 "to_device: pages dim 1 (pages per sequence): expected at least 1, got 0");
+}
+
 TEST(checks, pages) {
   call c;
-  c.options.pages =
-      zt::tensor_view<const std::int32_t, 2, zt::device_memory>(c.pages.data(), {1, 8});
+  const std::vector<std::int32_t> pages(8, 0);
+  const storage memory(zt::device_pages_bytes(1, 8));
+  const auto build = [&](zt::index_t num_pages) {
+    return zt::to_device(c.m, zt::tensor_view<const std::int32_t, 2>(pages.data(), {1, 8}),
+                         num_pages, memory.flat());
+  };
+  c.options.pages = build(1);
   EXPECT_MESSAGE(c.run(), "attention: sequences: expected a table of lengths");
   c.options.sequences = c.sequences({{0, 3, 0, 0, 3}});
   EXPECT_MESSAGE(c.run(), "attention: k dim 2 (page_size): expected a power of two, got 600");
+  c.options.pages = build(2);
+  EXPECT_MESSAGE(c.run(),
+                 "attention: k dim 0 (num_pages): expected at least 2, as the table was "
+                 "checked for, got 1");
+  c.options.pages = zt::device_pages::unchecked(build(1).table());
+  EXPECT_EQ(c.options.pages.num_pages(), 0);
+  EXPECT_MESSAGE(c.run(), "attention: k dim 2 (page_size): expected a power of two, got 600");
+  EXPECT_TRUE(c.launched.empty());
 }
 
 TEST(checks, sequences) {

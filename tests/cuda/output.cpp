@@ -66,18 +66,21 @@ TYPED_TEST(output, correction_of_a_black_box) {
     const long i = long(r) % p.q_len, h = long(r) / p.q_len % p.heads,
                b = long(r) / p.q_len / p.heads;
     const double gamma = p.gamma[size_t(h)], a0 = black_box.mass[r];
-    const bool changes = gamma != 1.0 && i > p.initial[size_t(b)];
+    const long others = i - p.initial[size_t(b)];  // keys that the row sees beside the token
+    const bool alone = others == 0, changes = gamma != 1.0 && (others > 0 || (alone && gamma > 0));
     ASSERT_LE(got_status[r], 2);
     const auto s = static_cast<zt::row_status>(got_status[r]);
     if (!changes) {
       ASSERT_EQ(s, zt::row_status::unchanged);
+    } else if (alone) {  // its LSE alone changes, by log gamma, whatever D is
+      ASSERT_EQ(s, zt::row_status::corrected);
     } else if (std::abs(1 + (gamma - 1) * a0 - 1e-2) > 1e-4) {
       ASSERT_EQ(
           s, 1 + (gamma - 1) * a0 < 1e-2 ? zt::row_status::amplified : zt::row_status::corrected);
     }
     corrected += s == zt::row_status::corrected;
     const bool done = s == zt::row_status::corrected;
-    const double d = done ? std::max(1 + (gamma - 1) * a0, 1e-2) : 1;
+    const double d = done && !alone ? std::max(1 + (gamma - 1) * a0, 1e-2) : 1;
     const double allowed = TestFixture::tolerance * std::max(1.0, 1 / d);
     for (long c = 0; c < p.value_dim; ++c) {
       const std::size_t at = r * size_t(p.value_dim) + size_t(c);
@@ -88,6 +91,98 @@ TYPED_TEST(output, correction_of_a_black_box) {
       ASSERT_EQ(double(got_lse[r]), expected);
     else
       ASSERT_NEAR(double(got_lse[r]), expected, 1e-5 * std::max(1.0, 1 / d));
+  }
+  EXPECT_GT(corrected, 100);
+}
+
+// Paged caches, pages in reverse order: the same bits as with contiguous ones.
+TYPED_TEST(output, pages_change_no_bit) {
+  using T = TypeParam;
+  const problem p = example();
+  problem plain = p;
+  plain.gamma.clear();
+  const inputs<T> in(p);
+  const result black_box = exact_attention(plain, in.q, in.k, in.v);
+  const machine m;
+  const device_sink sink(m, p);
+  const std::vector<zt::device_sequence> list(std::size_t(p.batch), {0, p.q_len, 0, 0, p.kv_len});
+  const storage table(zt::device_sequences_bytes(p.batch));
+  zt::device_output_options options;
+  options.sequences = zt::to_device(m, zt::view_of(list), table.flat());
+  const auto run = [&](const std::vector<T>& k, const std::vector<T>& v, zt::index_t batch,
+                       zt::index_t rows) {
+    const device_array<T> q(in.q), dk(k), dv(v), out(rounded<T>(black_box.out));
+    const device_array<float> lse(rounded<float>(black_box.lse));
+    zt::correct_output(
+        m, out.view({p.batch, p.heads, p.q_len, p.value_dim}),
+        lse.view({p.batch, p.heads, p.q_len}), q.view({p.batch, p.heads, p.q_len, p.dim}),
+        dk.view({batch, p.kv_heads, rows, p.dim}), dv.view({batch, p.kv_heads, rows, p.value_dim}),
+        zt::causal{} | sink.sink, options);
+    std::vector<float> all = lse.read();
+    for (const T x : out.read()) all.push_back(float(x));
+    return all;
+  };
+  const std::vector<float> contiguous = run(in.k, in.v, p.batch, p.kv_len);
+  EXPECT_NE(contiguous, rounded<float>(black_box.lse));
+  constexpr long size = 4;
+  const long count = (p.kv_len + size - 1) / size, pool = p.batch * count;
+  std::vector<std::int32_t> pages;
+  const T nan(std::numeric_limits<float>::quiet_NaN());
+  std::vector<T> k(size_t(pool * p.kv_heads * size * p.dim), nan);
+  std::vector<T> v(size_t(pool * p.kv_heads * size * p.value_dim), nan);
+  for (long b = 0; b < p.batch; ++b)
+    for (long i = 0; i < count; ++i) {
+      pages.push_back(std::int32_t(pool - 1 - (b * count + i)));
+      for (long g = 0; g < p.kv_heads; ++g)
+        for (long j = i * size; j < std::min((i + 1) * size, p.kv_len); ++j) {
+          const long to = (pages.back() * p.kv_heads + g) * size + j % size;
+          const long from = (b * p.kv_heads + g) * p.kv_len + j;
+          for (long d = 0; d < p.dim; ++d)
+            k[size_t(to * p.dim + d)] = in.k[size_t(from * p.dim + d)];
+          for (long d = 0; d < p.value_dim; ++d)
+            v[size_t(to * p.value_dim + d)] = in.v[size_t(from * p.value_dim + d)];
+        }
+    }
+  const storage memory(zt::device_pages_bytes(p.batch, count));
+  options.pages =
+      zt::to_device(m, zt::tensor_view<const std::int32_t, 2>(pages.data(), {p.batch, count}), pool,
+                    memory.flat());
+  EXPECT_EQ(run(k, v, pool, size), contiguous);
+}
+
+TYPED_TEST(output, correction_by_mass) {
+  using T = TypeParam;
+  problem p = example();
+  p.initial = {};
+  problem plain = p;
+  plain.gamma.clear();
+  const inputs<T> in(p);
+  const result black_box = exact_attention(plain, in.q, in.k, in.v);
+  const result wanted = exact_attention(p, in.q, in.k, in.v);
+  const machine m;
+  const device_sink sink(m, p);
+  const device_array<T> v(in.v), out(rounded<T>(black_box.out));
+  const device_array<float> mass(rounded<float>(black_box.mass));
+  const device_array<std::uint8_t> status(black_box.lse.size());
+  zt::device_output_options options;
+  options.min_d = 1e-2f;
+  options.status = status.view({p.batch, p.heads, p.q_len});
+  using rows = zt::tensor_view<const float, 3, zt::device_memory>;
+  zt::correct_output_by_mass(m, out.view({p.batch, p.heads, p.q_len, p.value_dim}),
+                             rows(mass.view({p.batch, p.heads, p.q_len})),
+                             v.view({p.batch, p.kv_heads, p.kv_len, p.value_dim}),
+                             zt::causal{} | sink.sink, options);
+  const auto got = out.read();
+  const auto got_status = status.read();
+  int corrected = 0;
+  for (std::size_t r = 0; r < got_status.size(); ++r) {
+    const bool done = got_status[r] == std::uint8_t(zt::row_status::corrected);
+    corrected += done;
+    const double gamma = p.gamma[r / size_t(p.q_len) % size_t(p.heads)];
+    const double d = done ? std::max(1 + (gamma - 1) * black_box.mass[r], 1e-2) : 1;
+    for (std::size_t at = r * size_t(p.value_dim); at < (r + 1) * size_t(p.value_dim); ++at)
+      ASSERT_NEAR(double(float(got[at])), done ? wanted.out[at] : black_box.out[at],
+                  TestFixture::tolerance * std::max(1.0, 1 / d));
   }
   EXPECT_GT(corrected, 100);
 }

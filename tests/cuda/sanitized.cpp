@@ -38,6 +38,64 @@ TEST(sanitized, prefill) {
   run_case<zt::float16>(p, 0, 0, true, zt::head_dims<64>{});
 }
 
+// The properties that cost no other kernel; the other files have them for every kernel.
+TEST(sanitized, prefill_lengths_gammas_and_groups) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the same accesses as in the case above";
+#endif
+  for (const long length : {1, 2, 15, 17, 63, 64, 65, 128, 129}) {
+    SCOPED_TRACE(length);
+    problem p;
+    p.q_len = p.kv_len = length;
+    p.heads = 4;
+    p.gamma = {0.0, 1.0, 3.0, 1e38};
+    run_case<zt::float16>(p, 0, 0, true, zt::head_dims<64>{});
+  }
+  for (const long group : {1, 2, 4, 8}) {
+    SCOPED_TRACE(group);
+    problem p;
+    p.batch = 2;
+    p.heads = 8;
+    p.kv_heads = 8 / group;
+    p.q_len = 20;
+    p.kv_len = 40;
+    p.initial = {0, 33};  // left padding: some rows see nothing
+    p.gamma = {0.0, 1.0, 3.0, 1e38, 1e-40, 0.5, 1.0, 2.0};
+    run_case<zt::float16>(p, 0, 0, true, zt::head_dims<64>{});
+  }
+}
+
+TEST(sanitized, decode_splits_and_groups) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the same accesses as in the case below";
+#endif
+  for (const long group : {1, 2, 8})
+    for (const long kv_len : {1, 64, 65, 129}) {
+      SCOPED_TRACE(std::to_string(group) + " heads a group, " + std::to_string(kv_len) + " keys");
+      problem p;
+      p.heads = 8;
+      p.kv_heads = 8 / group;
+      p.kv_len = kv_len;
+      p.gamma = {0.0, 1.0, 3.0, 1e38, 1e-40, 0.5, 1.0, 2.0};
+      run_case<zt::float16>(p, 64, 0, true, zt::head_dims<64>{});
+    }
+}
+
+TEST(sanitized, nan_reaches_only_rows_that_see_it) {
+  problem p;
+  p.q_len = p.kv_len = 70;
+  p.gamma = {2.0};
+  inputs<zt::float16> in(p);
+  in.k[40 * 64 + 5] = zt::float16(std::numeric_limits<float>::quiet_NaN());
+  in.k[60 * 64 + 5] = zt::float16(-std::numeric_limits<float>::infinity());
+  const device_sink sink(machine{}, p);
+  const auto run =
+      run_attention(p, in.q, in.k, in.v, zt::causal{} | sink.sink, {}, zt::head_dims<64>{});
+  for (long i = 0; i < 70; ++i)
+    for (long d = 0; d < 64; ++d)
+      ASSERT_EQ(std::isnan(float(run.out[size_t(i * 64 + d)])), i >= 40) << i;
+}
+
 TEST(sanitized, prefill_80_and_256) {
   problem p;
   p.q_len = 20;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the *.cuh headers: the order of the layers, the SPDX line, the length, and that intrinsics
-and the CUDA runtime are named in their one place only.
+"""Checks the *.cuh headers: the order of the layers, the SPDX line, the length, that intrinsics and the
+CUDA runtime are named in their one place only; and that the snippets of docs/cuda.md are compiled.
 
     structure.py ROOT
 """
@@ -41,6 +41,15 @@ def check(root):
             continue
         if "SPDX" not in "".join(path.read_text(encoding="utf-8").splitlines()[:2]):
             errors.append(f"{path.name}: no SPDX line")
+    compiled = [part.strip() for path in sorted((root / "tests/cuda").glob("*.cu"))
+                for part in path.read_text(encoding="utf-8").split("// [snippet]\n")[1::2]]
+    page = (root / "docs/cuda.md").read_text(encoding="utf-8")
+    blocks = [block.strip() for block in re.findall(r"```cuda\n(.*?)```", page, re.S)]
+    for block in blocks:
+        if block not in compiled:
+            errors.append(f"docs/cuda.md: not a compiled snippet: {block.splitlines()[0]}")
+    if not blocks:
+        errors.append("docs/cuda.md: no snippet was found")
     return errors
 
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of queries on the SIMD back end against softmax(modified(scale Q K^T)) V in double.
+// Panels of queries on the SIMD back end against softmax(modified(scale Q K^T)) V in double.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -45,16 +45,31 @@ struct head {
   index_t q_row() const { return head_dim * stride + 1; }
   index_t v_row() const { return value_dim * stride + 2; }
 
+  /// Head 1 of two that read the same inputs, with one of the plans; all tasks share scratch memory
+  /// that holds NaN at first.
   template <class Modifier>
-  void run(const Modifier& m) {
-    out.assign(static_cast<std::size_t>(queries * value_dim), T{});
-    lse.assign(static_cast<std::size_t>(queries), acc(0));
-    const zt::geometry g{{1, 2, queries, keys}, {}, {}};
-    const zt::impl::attention_row_args<T, T, T> args{
-        q.data(), stride,     k.data(), q_row(),    stride,   v.data(),  v_row(),
-        stride,   out.data(), 1,        lse.data(), head_dim, value_dim, scale};
-    zt::impl::attention_rows<zt::backend::simd<>>(args, {q_row(), value_dim, 1}, g, m, 0, 1,
-                                                  {0, queries});
+  void run(const Modifier& m, const zt::attention_plan& plan = zt::plan_attention()) {
+    using kernel = zt::impl::attention_kernel<zt::backend::simd<>, T, T, T>;
+    const auto count = static_cast<std::size_t>(queries * value_dim);
+    std::vector<T> outs(2 * count);
+    std::vector<acc> lses(static_cast<std::size_t>(2 * queries));
+    const zt::impl::attention_problem<T, T, T> problem{
+        {q.data(), {1, 2, queries, head_dim}, {0, 0, q_row(), stride}},
+        {k.data(), {1, 2, keys, head_dim}, {0, 0, q_row(), stride}},
+        {v.data(), {1, 2, keys, value_dim}, {0, 0, v_row(), stride}},
+        {outs.data(), {1, 2, queries, value_dim}},
+        {lses.data(), {1, 2, queries}},
+        scale,
+        {{1, 2, queries, keys}, {}, {}}};
+    const auto tiling = kernel::tiling(problem, plan, 3);
+    std::vector<std::byte> memory(static_cast<std::size_t>(tiling.scratch_bytes) + 64,
+                                  std::byte{0xff});
+    std::byte* scratch = memory.data();
+    while (reinterpret_cast<std::uintptr_t>(scratch) % 64 != 0) ++scratch;
+    for (index_t task = 0; task < tiling.tasks; ++task)
+      kernel::run(problem, m, tiling, task, scratch);
+    out.assign(outs.begin() + static_cast<std::ptrdiff_t>(count), outs.end());
+    lse.assign(lses.begin() + queries, lses.end());
   }
 
   /// The oracle. bias(q_pos, j) is -inf where hidden; cap 0 for none.

@@ -160,4 +160,62 @@ TEST(simd_modifier, batches_do_what_single_calls_do) {
   check(1.0);
 }
 
+/// Lengths around a vector, around what a loop takes at once, and of a row that is fetched ahead.
+std::vector<index_t> row_lengths() {
+  std::vector<index_t> lengths;
+  for (index_t count = 1; count < 70; ++count) lengths.push_back(count);
+  for (const index_t count : {127, 128, 129, 255, 257, 1000, 4099, 20001}) lengths.push_back(count);
+  return lengths;
+}
+
+template <class T>
+void check_sum_without_the_first(index_t count) {
+  using ops = zt::row_ops<zt::backend::simd<>, T>;
+  for (const index_t step : {index_t{1}, index_t{3}}) {
+    strided<T> row(count, step, 21);
+    double expected = 0;
+    for (index_t i = 1; i < count; ++i) expected += row[i];
+    const double tolerance = std::is_same_v<T, double> ? 1e-11 : 1e-4;
+    ASSERT_NEAR(ops::sum(row.data(), step, count, 1), expected, tolerance) << count;
+    if (finite_math) continue;
+    // Whatever it holds: taking it off the whole sum again would leave NaN.
+    row.data()[0] = static_cast<T>(std::nanf(""));
+    ASSERT_NEAR(ops::sum(row.data(), step, count, 1), expected, tolerance) << count;
+  }
+}
+TEST(simd_rows, sum_without_the_first_element_never_adds_it) {
+  for (const index_t count : row_lengths()) {
+    check_sum_without_the_first<float>(count);
+    check_sum_without_the_first<double>(count);
+    check_sum_without_the_first<zt::float16>(count);
+    check_sum_without_the_first<zt::bfloat16>(count);
+  }
+}
+
+template <class T>
+void check_scale_beside_a_next_row(index_t count) {
+  using ops = zt::row_ops<zt::backend::simd<>, T>;
+  using acc = zt::accumulator_t<T>;
+  strided<T> alone(count, 1, 22);
+  const strided<T> before = alone;
+  const double sum = ops::sum(alone.data(), 1, count);
+  ops::scale(alone.data(), 1, count, acc(0.75));
+  // A next row close by, far beyond the memory, and before it: fetched, never written.
+  for (const index_t step : {count, index_t{1} << 40, -(index_t{1} << 40)}) {
+    strided<T> row = before;
+    ASSERT_EQ(ops::sum(row.data(), 1, count, 0, step), sum) << count;
+    ops::scale(row.data(), 1, count, acc(0.75), step);
+    ASSERT_EQ(std::memcmp(row.memory.data(), alone.memory.data(), row.memory.size() * sizeof(T)), 0)
+        << count << " " << step;
+  }
+}
+TEST(simd_rows, scale_alike_whatever_row_comes_next) {
+  for (const index_t count : row_lengths()) {
+    check_scale_beside_a_next_row<float>(count);
+    check_scale_beside_a_next_row<double>(count);
+    check_scale_beside_a_next_row<zt::float16>(count);
+    check_scale_beside_a_next_row<zt::bfloat16>(count);
+  }
+}
+
 }  // namespace

@@ -29,9 +29,10 @@ THIRD_PARTY = {
     r"(kernel|interop)/eigen": r"(unsupported/)?Eigen/",
     r"tuning/json": r"nlohmann/",
     r"interop/openmp": r"omp\.h$",
+    r"core/instruction_set": r"(cpuid|unistd|sys/syscall)\.h$",  # asks the CPU and the system
 }
 # Parts that the umbrella leaves out.
-OPTIONAL = re.compile(r"^(kernel/(simd|eigen|cuda)/|apply/cuda/|interop/|tuning/json)")
+OPTIONAL = re.compile(r"^(core/instruction_set|kernel/(simd|eigen|cuda)/|apply/cuda/|interop/|tuning/json)")
 STANDARD = re.compile(r"^[a-z_0-9]+$|^(immintrin|arm_neon)\.h$")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 ISA_MACRO = re.compile(r"^\s*#\s*(?:el)?if.*__(AVX|SSE|FMA|ARM_|CUDACC|AMX|F16C)", re.MULTILINE)

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 
 #include "zerotune/apply/rows.hpp"
-#include "zerotune/kernel/attention_row.hpp"
+#include "zerotune/apply/scratch.hpp"
+#include "zerotune/kernel/attention_problem.hpp"
 
 namespace zerotune {
 
@@ -19,6 +21,12 @@ struct attention_options {
   /// As in sequence_options.
   tensor_view<const index_t, 1> kv_lengths{};
   tensor_view<const index_t, 1> q_starts{};
+  /// How the call is cut to the caches; empty: plan_attention(), for this machine. Make one for all
+  /// layers and calls.
+  attention_plan plan{};
+  /// Scratch memory of attention_workspace_bytes bytes or more, so that the call allocates nothing.
+  /// Empty: allocated, before anything is written.
+  tensor_view<std::byte, 1> workspace{};
 };
 
 inline namespace ZEROTUNE_ABI {
@@ -52,7 +60,31 @@ attention_shape check_qkv(const char* function, const tensor_view<Q, 4>& q,
   return {q.extent(0), q.extent(1), q.extent(2), k.extent(2)};
 }
 
+/// Tasks that a call is cut into for an executor whose threads are unknown.
+inline constexpr index_t attention_tasks = 16;
+
+template <class Backend, class Q, class K, element Out>
+auto attention_tiling_of(const attention_problem<Q, K, Out>& problem, const attention_plan& plan,
+                         index_t wanted_tasks) {
+  const bool given = plan.score_bytes > 0 && plan.task_bytes > 0;
+  return attention_kernel<Backend, Q, K, Out>::tiling(problem, given ? plan : plan_attention(),
+                                                      wanted_tasks);
+}
+
 }  // namespace impl
+
+/// Bytes of scratch memory that attention needs for `threads` threads with tensors of these shapes
+/// and element types, and with any other batch and kv_len or a shorter q_len.
+/// @throws invalid_argument for shapes that attention would refuse
+template <class Backend, class Q, class K, class V, element Out>
+index_t attention_workspace_bytes(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
+                                  const tensor_view<V, 4>& v, const tensor_view<Out, 4>& out,
+                                  const attention_plan& plan = {}, index_t threads = 1) {
+  const impl::attention_problem<impl::plain<Q>, impl::plain<K>, Out> problem{
+      q, k, v, out, {}, 1, {impl::check_qkv("attention_workspace_bytes", q, k, v), {}, {}}};
+  const impl::attention_tiling tiling = impl::attention_tiling_of<Backend>(problem, plan, 1);
+  return impl::workspace_bytes(tiling.scratch_bytes, threads);
+}
 
 /// Attention of every query to the keys that it sees, the modifier applied to the logits, without a
 /// row of kv_len numbers (online softmax). Query head h reads key-value head h / group_size.
@@ -103,33 +135,25 @@ void attention(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
     impl::check_disjoint(function, "lse", lse, "out", written);
   }
   impl::check_scale(function, static_cast<double>(options.softmax_scale));
-  const geometry g = impl::resolve(function, shape, {options.kv_lengths, options.q_starts});
+  const geometry g =
+      impl::resolve(function, shape, sequence_options{options.kv_lengths, options.q_starts});
   check_modifier(modifier, function, shape);
   if (q.empty()) return;
 
-  const index_t group_size = shape.num_heads / k.extent(1);
   const acc scale = options.softmax_scale != acc(0)
                         ? options.softmax_scale
                         : static_cast<acc>(1.0 / std::sqrt(static_cast<double>(q.extent(3))));
-  impl::for_row_blocks(executor, shape, [&](index_t b, index_t h, index_t first, index_t last) {
-    const index_t kv_head = h / group_size;
-    const impl::attention_row_args<impl::plain<Q>, kv_type, Out> args{
-        q.pointer(b, h, first, 0),
-        q.stride(3),
-        k.pointer(b, kv_head, 0, 0),
-        k.stride(2),
-        k.stride(3),
-        v.pointer(b, kv_head, 0, 0),
-        v.stride(2),
-        v.stride(3),
-        out.pointer(b, h, first, 0),
-        out.stride(3),
-        options.lse.data() ? options.lse.pointer(b, h, first) : nullptr,
-        q.extent(3),
-        v.extent(3),
-        scale};
-    const impl::row_steps steps{q.stride(2), out.stride(2), options.lse.stride(2)};
-    impl::attention_rows<Backend>(args, steps, g, modifier, b, h, {first, last});
+  using kernel = impl::attention_kernel<Backend, impl::plain<Q>, kv_type, Out>;
+  const impl::attention_problem<impl::plain<Q>, kv_type, Out> problem{q,           k,     v, out,
+                                                                      options.lse, scale, g};
+  constexpr bool serial = std::same_as<std::remove_cvref_t<Executor>, serial_executor>;
+  const impl::attention_tiling tiling =
+      impl::attention_tiling_of<Backend>(problem, options.plan, serial ? 1 : impl::attention_tasks);
+  impl::scratch_slots scratch(function, options.workspace, tiling.scratch_bytes,
+                              serial ? 1 : tiling.tasks);
+  executor.parallel_for(tiling.tasks, [&](index_t task) {
+    const impl::scratch_slot slot(scratch);
+    kernel::run(problem, modifier, tiling, task, slot.data());
   });
 }
 

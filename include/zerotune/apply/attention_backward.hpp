@@ -210,7 +210,8 @@ void attention_backward(
 
   impl::check_scale(function, static_cast<double>(options.softmax_scale));
   impl::check_positions(function, options.initial_positions, shape.batch, shape.kv_len);
-  const geometry g = impl::resolve(function, shape, {options.kv_lengths, options.q_starts});
+  const geometry g =
+      impl::resolve(function, shape, sequence_options{options.kv_lengths, options.q_starts});
   check_modifier(modifier, function, shape);
 
   const index_t groups = shape.batch * num_kv_heads;

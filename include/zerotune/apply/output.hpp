@@ -151,7 +151,8 @@ output_report correct_output(Backend, const tensor_view<Out, 4>& out,
   impl::check_scale(function, options.softmax_scale);
   impl::check_softcap(function, options.softcap);
   impl::check_min_d(function, options.min_d);
-  const geometry g = impl::resolve(function, shape, {options.kv_lengths, options.q_starts});
+  const geometry g =
+      impl::resolve(function, shape, sequence_options{options.kv_lengths, options.q_starts});
   check_modifier(modifier, function, shape);
 
   const index_t group_size = shape.num_heads / k.extent(1);
@@ -217,7 +218,8 @@ output_report correct_output_by_mass(Backend, const tensor_view<Out, 4>& out,
                        impl::check_memory(function, "mass", mass));
   impl::check_disjoint(function, "out", written, "v", impl::check_memory(function, "v", v));
   impl::check_min_d(function, options.min_d);
-  const geometry g = impl::resolve(function, shape, {options.kv_lengths, options.q_starts});
+  const geometry g =
+      impl::resolve(function, shape, sequence_options{options.kv_lengths, options.q_starts});
   check_modifier(modifier, function, shape);
   impl::check_single_key(function, modifier, g);
   return impl::correct_rows<Backend>(

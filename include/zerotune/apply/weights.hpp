@@ -34,8 +34,11 @@ void rescale_weights(Backend, const tensor_view<T, Rank>& weights, const Modifie
   const geometry g = impl::resolve("rescale_weights", shape, options);
   check_modifier(modifier, "rescale_weights", shape);
   if (rows.empty()) return;
-  impl::for_rows(executor, rows, g, [&](T* data, row r) {
-    impl::rescale_row<Backend>(data, rows.stride(3), g, modifier, r, rows.stride(2));
+  // Short rows are near by the time they are wanted: fetching them would only take their place.
+  constexpr index_t short_row = 2048 / static_cast<index_t>(sizeof(T));
+  const index_t row_step = shape.kv_len < short_row ? 0 : rows.stride(2);
+  impl::for_rows(executor, rows, g, [&](T* data, const row& r) {
+    impl::rescale_row<Backend>(data, rows.stride(3), g, modifier, r, row_step);
   });
 }
 

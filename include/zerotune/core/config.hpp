@@ -18,6 +18,8 @@
 /// Inlined at every call, also without optimisation, so that no weak symbol is left behind. Members
 /// of types outside the tagged namespace carry it: see ZEROTUNE_ABI.
 #define ZEROTUNE_ALWAYS_INLINE [[gnu::always_inline]] ZEROTUNE_HOST_DEVICE inline
+/// The same for functions that call what only a host has: containers, executors.
+#define ZEROTUNE_ALWAYS_INLINE_HOST [[gnu::always_inline]] inline
 
 /// 1 where errors are thrown; 0 where the error handler is called (core/error.hpp).
 #ifndef ZEROTUNE_EXCEPTIONS

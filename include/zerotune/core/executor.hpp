@@ -26,7 +26,7 @@ concept executor = requires(E& e, index_t count, const detail::parallel_for_arch
 /// Calls one after the other on the caller's thread.
 struct serial_executor {
   template <class Body>
-  ZEROTUNE_ALWAYS_INLINE void parallel_for(index_t count, const Body& body) const {
+  ZEROTUNE_ALWAYS_INLINE_HOST void parallel_for(index_t count, const Body& body) const {
     for (index_t i = 0; i < count; ++i) body(i);
   }
 };

@@ -118,7 +118,7 @@ template <class Container>
     c.data();
     c.size();
   }
-ZEROTUNE_ALWAYS_INLINE auto view_of(Container& container) {
+ZEROTUNE_ALWAYS_INLINE_HOST auto view_of(Container& container) {
   using pointer = decltype(container.data());
   return tensor_view<std::remove_pointer_t<pointer>, 1>(container.data(),
                                                         {static_cast<index_t>(container.size())});

@@ -193,21 +193,11 @@ struct row_steps {
   index_t q, out, lse;
 };
 
-/// A back end's own attention of several rows at once; specialised in its folder. `run` returns
-/// false where it leaves the rows to attention_row.
-template <class Backend, class Acc>
-struct attention_tile {
-  template <class... Args>
-  static constexpr bool run(const Args&...) noexcept {
-    return false;
-  }
-};
-
-/// Attention of the queries [queries.begin, queries.end) of one head; `a` stands at the first.
+/// Attention of the queries [queries.begin, queries.end) of one head, one after the other; `a`
+/// stands at the first.
 template <class Backend, element Q, element KV, element Out, logit_modifier Modifier>
 void attention_rows(attention_row_args<Q, KV, Out> a, const row_steps& steps, const geometry& g,
                     const Modifier& m, index_t batch, index_t head, range queries) noexcept {
-  if (attention_tile<Backend, accumulator_t<KV>>::run(a, steps, g, m, batch, head, queries)) return;
   for (index_t i = queries.begin; i < queries.end; ++i) {
     attention_row<Backend>(a, g, m, g.at(batch, head, i));
     a.q += steps.q;

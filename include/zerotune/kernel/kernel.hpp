@@ -18,7 +18,9 @@ inline namespace ZEROTUNE_ABI {
 /// with static noexcept functions (kernel/scalar/row_ops.hpp is the model):
 ///
 ///   supports<form>                                 does the back end have this form for T
-///   double sum(const T* x, index_t stride, index_t count)
+///   double sum(const T* x, index_t stride, index_t count)               may take the number of
+///                                       elements to leave out at the start, at most count, and
+///                                       the distance to the next row, to fetch it meanwhile
 ///   void scale(T* x, index_t stride, index_t count, acc factor)         x *= factor; may take the
 ///                                       distance to the next row, to fetch it meanwhile
 ///   acc dot(const U* q, index_t q_stride, const T* k, index_t k_stride, index_t count)

@@ -5,7 +5,8 @@ fault must make it fail, and the untouched kernels must pass.
 
     seed_faults.py ROOT WORK_DIR COMPILER [--boost LIBRARY] [--only NAME ...]
 
-A fault is a text edit whose anchor must be found exactly once, in a copy of the headers.
+A fault is a text edit whose anchor must be found exactly once, in a copy of one header that is found
+before the untouched one.
 """
 
 import argparse
@@ -28,7 +29,7 @@ FAULTS = [
     ("missing_barrier_before_output", PREFILL, "thread", KERNEL + "flash.cuh",
      "c.barrier();  // every warp has left the values, whose place the output takes", ""),
     ("missing_syncwarp", PREFILL, "thread", KERNEL + "flash.cuh",
-     "if (a.splits > 1) return;\n    c.warp_barrier();", "if (a.splits > 1) return;"),
+     "if (a.partial.splits > 1) return;\n    c.warp_barrier();", "if (a.partial.splits > 1) return;"),
     ("missing_wait_for_copies", PREFILL, "", KERNEL + "flash.cuh",
      "c.template wait_copies<0>();\n      c.barrier();  // the values",
      "c.template wait_copies<1>();\n      c.barrier();  // the values"),
@@ -58,8 +59,8 @@ FAULTS = [
     ("missed_window_bound", PREFILL, "", "include/zerotune/policy/masks.hpp",
      "return {r.q_pos - size + 1, everywhere.end};", "return {r.q_pos - size, everywhere.end};"),
     ("unmerged_split", DECODE, "", KERNEL + "merge.cuh",
-     "if (weight != 0.0f) x += weight * a.partial_out[row * a.value_dim + column];",
-     "if (weight != 0.0f && split == 0) x += weight * a.partial_out[row * a.value_dim + column];"),
+     "if (weight != 0.0f) x += weight",
+     "if (weight != 0.0f && split == 0) x += weight"),
     ("merge_forgets_the_maximum", DECODE, "", KERNEL + "merge.cuh",
      "none ? impl::minus_infinity(0.0f) : maximum + impl::log_of(sum);",
      "none ? impl::minus_infinity(0.0f) : impl::log_of(sum);"),
@@ -78,6 +79,8 @@ FAULTS = [
     ("closed_form_of_the_divisor", ROWS, "", KERNEL + "elementwise.cuh",
      "const float d = (after + rest) / (before + rest);",
      "const float d = 1.0f + (after / before - 1.0f) * before;"),
+    ("lse_of_a_lone_token_is_kept", ROWS, "", KERNEL + "output.cuh",
+     "if (lse && c.lane() == 0) *lse += bias;", ""),
     ("missing_barrier_in_a_reduction", ROWS, "thread", KERNEL + "softmax.cuh",
      "c.barrier();\n    softmax_state total;", "softmax_state total;"),
     ("generic_forgets_the_former_maximum", GENERIC, "", KERNEL + "attention_generic.cuh",
@@ -111,11 +114,12 @@ class Builder:
             objects.append(str(target))
         self.objects[sanitizer] = objects
 
-    def run(self, name, case, sanitizer, include):
-        """True if the small test passes with the headers in `include`."""
+    def run(self, name, case, sanitizer, changed=()):
+        """True if the small test passes; headers in `changed` stand before the untouched ones."""
         program = self.work / name
         flags = [f"-fsanitize={sanitizer}"] if sanitizer else []
-        build = self.call([self.compiler, "-std=c++20", "-O1", "-w", *flags, f"-I{include}",
+        build = self.call([self.compiler, "-std=c++20", "-O0", "-w", *flags,
+                           *(f"-I{folder}" for folder in changed), f"-I{self.root / 'include'}",
                            f"-I{self.tests}", f"-DZEROTUNE_FAULT_CASE={case}",
                            str(self.tests / "faults/small.cpp"), *self.objects[sanitizer], "-o",
                            str(program), *([self.boost] if self.boost else []), "-pthread"])
@@ -133,10 +137,10 @@ class Builder:
         if text.count(anchor) != 1:
             return f"{name}: the anchor is found {text.count(anchor)} times in {file}"
         copy = self.work / f"headers_{name}"
-        shutil.copytree(self.root / "include", copy, dirs_exist_ok=True)
-        (copy / pathlib.Path(file).relative_to("include")).write_text(
-            text.replace(anchor, replacement), encoding="utf-8")
-        passed, output = self.run(name, case, sanitizer, copy)
+        header = copy / pathlib.Path(file).relative_to("include")
+        header.parent.mkdir(parents=True)
+        header.write_text(text.replace(anchor, replacement), encoding="utf-8")
+        passed, output = self.run(name, case, sanitizer, [copy])
         shutil.rmtree(copy)
         if passed:
             return f"{name}: not found by the tests"
@@ -162,8 +166,7 @@ def main():
     errors = []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         pairs = sorted({(f[1], f[2]) for f in faults})
-        clean = pool.map(lambda p: (p, builder.run(f"clean_{p[0]}_{p[1] or 'plain'}", *p,
-                                                   options.root / "include")), pairs)
+        clean = pool.map(lambda p: (p, builder.run(f"clean_{p[0]}_{p[1] or 'plain'}", *p)), pairs)
         for pair, (passed, output) in clean:
             if not passed:
                 errors.append(f"the untouched kernels fail case {pair}: {output[:20]}")

@@ -3,12 +3,40 @@
 // mutant is built in seconds; one case per executable part, chosen by ZEROTUNE_FAULT_CASE.
 #include <cstdio>
 #include <exception>
+#include <string_view>
 
 #include "machine.hpp"
 #include "oracle.hpp"
 
 namespace zt = zerotune;
 using namespace zerotune_test;
+
+/// Runs the kernels of the case and compiles no others: attention() names more than it launches.
+struct case_machine : machine {};
+
+template <class Kernel>
+constexpr bool belongs_to_case() {
+  const std::string_view name = Kernel::name;
+#if ZEROTUNE_FAULT_CASE == 1
+  return name == "flash_attention" && Kernel::threads > 32;
+#elif ZEROTUNE_FAULT_CASE == 2
+  return name == "merge_splits" || (name == "flash_attention" && Kernel::threads == 32);
+#else
+  return true;
+#endif
+}
+
+template <>
+struct zerotune::cuda::launcher<case_machine> : launcher<machine> {
+  template <class Kernel>
+  static void launch(const case_machine& m, const char* function, index_t blocks,
+                     index_t shared_bytes, const typename Kernel::arguments& arguments) {
+    if constexpr (belongs_to_case<Kernel>())
+      launcher<machine>::launch<Kernel>(m, function, blocks, shared_bytes, arguments);
+    else
+      throw std::logic_error(std::string("not a kernel of this case: ") + Kernel::name);
+  }
+};
 
 namespace {
 
@@ -33,7 +61,7 @@ void attention(const problem& p, long page_size, long keys_per_split, order o, D
   const auto q = random_values<T>(size_t(p.batch * p.heads * p.q_len * p.dim), 1);
   const auto k = random_values<T>(size_t(p.batch * p.kv_heads * p.kv_len * p.dim), 2);
   const auto v = random_values<T>(size_t(p.batch * p.kv_heads * p.kv_len * p.dim), 3);
-  machine m;
+  case_machine m;
   m.schedule = o;
   const storage memory(zt::device_table_bytes({p.batch, p.heads, p.q_len, p.kv_len}));
   const auto sink = make_sink(m, p, memory);
@@ -60,10 +88,11 @@ void attention(const problem& p, long page_size, long keys_per_split, order o, D
   }
   const device_array<T> dq(q), dk(k_pool), dv(v_pool), out(q.size());
   const device_array<float> lse(q.size() / size_t(p.dim));
-  const device_array<std::int32_t> dpages(pages);
+  const storage table_of_pages(zt::device_pages_bytes(1, count));
   if (page_size)
     options.pages =
-        zt::tensor_view<const std::int32_t, 2, zt::device_memory>(dpages.data(), {1, count});
+        zt::to_device(m, zt::tensor_view<const std::int32_t, 2>(pages.data(), {1, count}), count,
+                      table_of_pages.flat());
   options.lse = lse.view({p.batch, p.heads, p.q_len});
   options.keys_per_split = keys_per_split;
   const storage workspace(zt::attention_workspace_bytes({p.batch, p.heads, p.q_len, p.kv_len},
@@ -134,6 +163,21 @@ void run() {
     const double d = (g * a0 + rest) / (a0 + rest);
     expect(std::abs(double(got[r * 70]) - g * a0 / d) < 1e-5, "weight");
     expect(std::abs(double(got[r * 70 + 60]) - rest / d) < 1e-5, "weight of another token");
+  }
+  {  // one query, one key: the output is the value, the LSE moves by log gamma
+    const std::vector<float> ones(4, 1.0f);
+    const device_array<float> q(ones), k(ones), v(ones), out(ones), sums(2);
+    copy_device(sums.data(), ones.data(), 2 * sizeof(float));
+    const storage one(zt::device_table_bytes({1, 2, 1, 1}));
+    problem lone = p;
+    lone.kv_len = 1;
+    const auto lone_sink = make_sink(m, lone, one);
+    zt::correct_output(m, out.view({1, 2, 1, 2}), sums.view({1, 2, 1}), q.view({1, 2, 1, 2}),
+                       k.view({1, 2, 1, 2}), v.view({1, 2, 1, 2}), zt::causal{} | lone_sink);
+    const auto after = sums.read();
+    for (std::size_t h = 0; h < 2; ++h)
+      expect(std::abs(double(after[h]) - 1.0 - std::log(p.gamma[h])) < 1e-5,
+             "log-sum-exp of a row that sees the token only");
   }
   for (const order o : {order::forward, order::reverse}) {
     machine ordered;

@@ -21,7 +21,7 @@ ZEROTUNE_INSPECT(zt::cuda::flash_kernel<zt::float16, 256, 1, sink>);
 #endif
 #endif
 ZEROTUNE_INSPECT(zt::cuda::generic_attention_kernel<float, float, sink, true>);
-ZEROTUNE_INSPECT(zt::cuda::merge_kernel<zt::float16, zt::float16, sink>);
+ZEROTUNE_INSPECT(zt::cuda::merge_kernel<zt::float16>);
 ZEROTUNE_INSPECT(zt::cuda::softmax_kernel<zt::float16, sink, true>);
 ZEROTUNE_INSPECT(zt::cuda::rescale_kernel<zt::float16, sink>);
 ZEROTUNE_INSPECT(zt::cuda::bias_kernel<zt::float16, sink>);

@@ -18,6 +18,7 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #define ZEROTUNE_TEST_ASAN 1
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -44,6 +45,7 @@ class fibre {
   fibre(const fibre&) = delete;
   fibre& operator=(const fibre&) = delete;
   ~fibre() {
+    forget_frames();
     ::munmap(base_, stack_bytes + guard_bytes);
 #if defined(ZEROTUNE_TEST_TSAN)
     if (tsan_fibre_) __tsan_destroy_fiber(tsan_fibre_);
@@ -57,6 +59,7 @@ class fibre {
     function_ = function;
     argument_ = argument;
     done_ = false;
+    forget_frames();
 #if defined(ZEROTUNE_TEST_TSAN)
     // A new thread for the sanitizer; mapping the stack anew clears what it knew of the old one.
     if (tsan_fibre_) __tsan_destroy_fiber(tsan_fibre_);
@@ -139,6 +142,13 @@ class fibre {
     done_ = true;
     leave();
     std::abort();
+  }
+  /// The address sanitizer remembers the frames of a fibre that was left for good, also for whoever
+  /// is given these addresses next.
+  void forget_frames() const {
+#if defined(ZEROTUNE_TEST_ASAN)
+    __asan_unpoison_memory_region(stack(), stack_bytes);
+#endif
   }
   char* stack() const { return base_ + guard_bytes; }
 

@@ -20,10 +20,9 @@ struct device_attention_options {
   tensor_view<float, 3, device_memory> lse{};
   /// Ragged batches: lengths and positions per sequence, and offsets into packed tensors.
   device_sequences sequences{};
-  /// Paged caches: [batch, pages per sequence], indices into k and v, which are then [num_pages,
-  /// num_kv_heads, page_size, dim] with page_size a power of two; needs `sequences`. Entries of
-  /// pages that hold visible keys must be valid: they are read by the kernel.
-  tensor_view<const std::int32_t, 2, device_memory> pages{};
+  /// Paged caches: k and v are then [num_pages, num_kv_heads, page_size, dim] with page_size a
+  /// power of two; needs `sequences`.
+  device_pages pages{};
   /// Keys that a block walks before partial results are merged; 0: 512 for decode, no split for
   /// more than 16 rows a group. Rounded up to a multiple of 64. Results depend on it, and on
   /// nothing else that a batch may change.
@@ -38,7 +37,7 @@ struct head_dims {};
 using all_head_dims = head_dims<64, 80, 96, 128, 256>;
 
 /// What attention will launch.
-struct attention_plan {
+struct device_attention_plan {
   enum class kernel_type { flash_prefill, flash_decode, generic };
   kernel_type kernel = kernel_type::generic;
   index_t heads_per_tile = 1;
@@ -55,9 +54,9 @@ inline constexpr index_t decode_rows = 16;
 inline constexpr index_t decode_split = 512;
 
 /// The part of a plan that the shape alone decides.
-inline attention_plan plan_splits(const attention_shape& shape, index_t group_size,
-                                  index_t value_dim, index_t keys_per_split) {
-  attention_plan plan;
+inline device_attention_plan plan_splits(const attention_shape& shape, index_t group_size,
+                                         index_t value_dim, index_t keys_per_split) {
+  device_attention_plan plan;
   const bool decode = shape.q_len * group_size <= decode_rows;
   plan.heads_per_tile = decode ? group_size : 1;
   if (keys_per_split == 0 && decode) keys_per_split = decode_split;
@@ -138,19 +137,8 @@ attention_shape check_device_attention(const char* function,
     fail(function, "q dim 2 (q_len)",
          "at least " + std::to_string(sequences.q_rows()) + " rows for the sequences",
          std::to_string(q.extent(2)));
-  if (options.pages.data()) {
-    if (!sequences.given())
-      fail(function, "sequences", "a table of lengths beside a table of pages", "none");
-    check_device_memory(function, "pages", options.pages);
-    check_device_extent(function, "pages", options.pages, 0, "batch", shape.batch);
-    if (options.pages.extent(1) > 1 && options.pages.stride(1) != 1)
-      fail(function, "pages stride 1", "1", std::to_string(options.pages.stride(1)));
-    const index_t page_size = k.extent(2);
-    if (page_size < 1 || (page_size & (page_size - 1)) != 0)
-      fail(function, "k dim 2 (page_size)", "a power of two", std::to_string(page_size));
-    shape.kv_len = options.pages.extent(1) * page_size;
-    if (sequences.kv_rows() != sequences.max_kv_length())
-      fail(function, "sequences kv_offset", "0 beside a table of pages", "another");
+  if (options.pages.given()) {
+    shape.kv_len = check_pages(function, options.pages, k, shape.batch, sequences);
   } else if (sequences.given() && k.extent(0) == 1 && shape.batch > 1) {
     shape.kv_len = sequences.max_kv_length();
     if (sequences.kv_rows() > k.extent(2))
@@ -207,11 +195,12 @@ template <cuda::device_backend Backend, class Q, class KV, device_element Out,
           logit_modifier Modifier, class Dims = all_head_dims>
   requires(device_element<std::remove_const_t<Q>>&&
                std::same_as<std::remove_const_t<Q>, std::remove_const_t<KV>>)
-attention_plan attention(const Backend& backend, const tensor_view<Q, 4, device_memory>& q,
-                         const tensor_view<KV, 4, device_memory>& k,
-                         const tensor_view<KV, 4, device_memory>& v,
-                         const tensor_view<Out, 4, device_memory>& out, const Modifier& modifier,
-                         const device_attention_options& options = {}, Dims dims = {}) {
+device_attention_plan attention(const Backend& backend, const tensor_view<Q, 4, device_memory>& q,
+                                const tensor_view<KV, 4, device_memory>& k,
+                                const tensor_view<KV, 4, device_memory>& v,
+                                const tensor_view<Out, 4, device_memory>& out,
+                                const Modifier& modifier,
+                                const device_attention_options& options = {}, Dims dims = {}) {
   using T = std::remove_const_t<Q>;
   constexpr const char* function = "attention";
   const attention_shape shape = impl::check_device_attention(function, q, k, v, out, options);
@@ -219,7 +208,8 @@ attention_plan attention(const Backend& backend, const tensor_view<Q, 4, device_
   const cuda::device_geometry g = impl::device_geometry_of(function, shape, options.sequences);
 
   const index_t group_size = shape.num_heads / k.extent(1), value_dim = v.extent(3);
-  attention_plan plan = impl::plan_splits(shape, group_size, value_dim, options.keys_per_split);
+  device_attention_plan plan =
+      impl::plan_splits(shape, group_size, value_dim, options.keys_per_split);
   const auto& workspace = options.workspace;
   if (plan.workspace_bytes > 0) {
     if (workspace.extent(0) < plan.workspace_bytes || workspace.stride(0) != 1)
@@ -238,7 +228,7 @@ attention_plan attention(const Backend& backend, const tensor_view<Q, 4, device_
                    impl::device_tensor_of(tensor_view<const T, 4, device_memory>(v)),
                    impl::device_tensor_of(out),
                    impl::device_rows_of(options.lse),
-                   {},
+                   impl::page_table_of(options.pages, k.extent(2)),
                    g,
                    q.extent(3),
                    value_dim,
@@ -247,23 +237,18 @@ attention_plan attention(const Backend& backend, const tensor_view<Q, 4, device_
                    options.softmax_scale != 0.0f
                        ? options.softmax_scale
                        : static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.extent(3)))),
-                   plan.splits,
-                   plan.keys_per_split,
-                   nullptr,
-                   nullptr,
+                   {nullptr, nullptr, plan.splits, plan.keys_per_split},
                    modifier};
   if (q.extent(0) == 1) a.q.batch = a.out.batch = a.lse.batch = 0;  // packed, or one sequence
   if (k.extent(0) == 1) a.k.batch = a.v.batch = 0;
-  if (options.pages.data()) {
-    a.pages = {options.pages.data(), options.pages.stride(0), 0};
-    while ((index_t{1} << a.pages.shift) < k.extent(2)) ++a.pages.shift;
+  if (options.pages.given()) {
     a.k.batch = k.stride(0);
     a.v.batch = v.stride(0);
   }
   if (plan.splits > 1) {
-    a.partial_out = reinterpret_cast<float*>(workspace.data());
-    a.partial_lse =
-        a.partial_out + plan.splits * shape.batch * shape.num_heads * shape.q_len * value_dim;
+    a.partial.out = reinterpret_cast<float*>(workspace.data());
+    a.partial.lse =
+        a.partial.out + plan.splits * shape.batch * shape.num_heads * shape.q_len * value_dim;
   }
 
   const bool packets = impl::has_packet_rows(q) && impl::has_packet_rows(k) &&
@@ -275,8 +260,8 @@ attention_plan attention(const Backend& backend, const tensor_view<Q, 4, device_
         impl::contains(dims, q.extent(3)) &&
         cuda::launcher<Backend>::has_tensor_cores(backend, function)) {
       const bool decode = plan.heads_per_tile * shape.q_len <= impl::decode_rows;
-      plan.kernel = decode ? attention_plan::kernel_type::flash_decode
-                           : attention_plan::kernel_type::flash_prefill;
+      plan.kernel = decode ? device_attention_plan::kernel_type::flash_decode
+                           : device_attention_plan::kernel_type::flash_prefill;
       launched = decode ? impl::launch_flash<1, T>(backend, function, a, dims)
                         : impl::launch_flash<4, T>(backend, function, a, dims);
     }
@@ -289,10 +274,11 @@ attention_plan attention(const Backend& backend, const tensor_view<Q, 4, device_
     cuda::launch<kernel>(backend, function, cuda::attention_blocks(a, kernel::tile_rows), a);
   }
   if (plan.splits > 1) {
-    using kernel = cuda::merge_kernel<T, Out, Modifier>;
+    using kernel = cuda::merge_kernel<Out>;
     cuda::launch<kernel>(
         backend, function,
-        cuda::blocks_of_rows(shape.batch * shape.num_heads * shape.q_len, kernel::threads), a);
+        cuda::blocks_of_rows(shape.batch * shape.num_heads * shape.q_len, kernel::threads),
+        {a.out, a.lse, g, a.partial, value_dim});
   }
   return plan;
 }

@@ -69,6 +69,37 @@ inline cuda::device_geometry device_geometry_of(const char* function, const atte
   return {shape, sequences.data()};
 }
 
+/// Keys that the pages of a sequence hold; k is [num_pages, num_kv_heads, page_size, dim].
+template <class KV>
+index_t check_pages(const char* function, const device_pages& pages,
+                    const tensor_view<KV, 4, device_memory>& k, index_t batch,
+                    const device_sequences& sequences) {
+  if (!sequences.given())
+    fail(function, "sequences", "a table of lengths beside a table of pages", "none");
+  check_device_memory(function, "pages", pages.table());
+  check_device_extent(function, "pages", pages.table(), 0, "batch", batch);
+  if (pages.table().extent(1) > 1 && pages.table().stride(1) != 1)
+    fail(function, "pages stride 1", "1", std::to_string(pages.table().stride(1)));
+  if (pages.num_pages() > k.extent(0))
+    fail(function, "k dim 0 (num_pages)",
+         "at least " + std::to_string(pages.num_pages()) + ", as the table was checked for",
+         std::to_string(k.extent(0)));
+  const index_t page_size = k.extent(2);
+  if (page_size < 1 || (page_size & (page_size - 1)) != 0)
+    fail(function, "k dim 2 (page_size)", "a power of two", std::to_string(page_size));
+  if (sequences.kv_rows() != sequences.max_kv_length())
+    fail(function, "sequences kv_offset", "0 beside a table of pages", "another");
+  return pages.table().extent(1) * page_size;
+}
+
+/// The table as kernels take it.
+inline cuda::page_table page_table_of(const device_pages& pages, index_t page_size) {
+  if (!pages.given()) return {};
+  cuda::page_table table{pages.table().data(), pages.table().stride(0), 0};
+  while ((index_t{1} << table.shift) < page_size) ++table.shift;
+  return table;
+}
+
 /// Rows (the last dimension) that can be read 16 bytes at a time.
 template <class T>
 bool has_packet_rows(const tensor_view<T, 4, device_memory>& view) {

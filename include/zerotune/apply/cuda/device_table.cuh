@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tables for kernels (layer: apply): gammas, positions and sequences are checked here, on the host,
-// and copied to device memory of the caller; kernels take them as valid.
+// Tables for kernels (layer: apply): gammas, positions, sequences and pages are checked here, on
+// the host, and copied to device memory of the caller; kernels take them as valid.
 #pragma once
 
 #include <cstddef>
@@ -47,7 +47,31 @@ class device_sequences {
   index_t batch_ = 0, max_q_length_ = 0, max_kv_length_ = 0, q_rows_ = 0, kv_rows_ = 0;
 };
 
-/// Device memory for the tables of one modifier or of one batch of sequences.
+/// A table of the pages of key-value caches in device memory, [batch, pages per sequence], or
+/// (default) none: the keys are contiguous. Key j of sequence b is row j % page_size of page
+/// table[b, j / page_size] of k and v, which are then [num_pages, num_kv_heads, page_size, dim].
+class device_pages {
+ public:
+  using view = tensor_view<const std::int32_t, 2, device_memory>;
+
+  device_pages() = default;
+  /// A table that the caller's own kernels write. Nobody can check it: an entry of a page that
+  /// holds keys of its sequence must be a page of k and v, or the attention reads outside of them.
+  static device_pages unchecked(const view& table) { return device_pages(table, 0); }
+
+  bool given() const { return table_.data() != nullptr; }
+  const view& table() const { return table_; }
+  /// Pages that the entries were checked against; 0: not checked.
+  index_t num_pages() const { return num_pages_; }
+
+ private:
+  friend struct cuda::table_builder;
+  device_pages(const view& table, index_t num_pages) : table_(table), num_pages_(num_pages) {}
+  view table_{};
+  index_t num_pages_ = 0;
+};
+
+/// Device memory for the tables of one modifier, of one batch of sequences or of its pages.
 using device_storage = tensor_view<std::byte, 1, device_memory>;
 
 inline namespace ZEROTUNE_ABI {
@@ -60,6 +84,10 @@ constexpr index_t device_table_bytes(const attention_shape& shape) {
 /// Bytes that to_device needs for a table of sequences.
 constexpr index_t device_sequences_bytes(index_t batch) {
   return batch * static_cast<index_t>(sizeof(device_sequence));
+}
+/// Bytes that to_device needs for a table of pages.
+constexpr index_t device_pages_bytes(index_t batch, index_t pages_per_sequence) {
+  return batch * pages_per_sequence * static_cast<index_t>(sizeof(std::int32_t));
 }
 
 namespace cuda {
@@ -128,6 +156,25 @@ struct table_builder {
                                          [&](index_t head) { return m.slopes(head); })}};
     result.num_heads_ = shape.num_heads;
     return result;
+  }
+
+  /// The table, row by row, with every entry checked.
+  static std::vector<std::int32_t> list_pages(const char* function,
+                                              const tensor_view<const std::int32_t, 2>& pages,
+                                              index_t num_pages) {
+    std::vector<std::int32_t> list;
+    for (index_t b = 0; b < pages.extent(0); ++b)
+      for (index_t i = 0; i < pages.extent(1); ++i) {
+        list.push_back(pages(b, i));
+        if (list.back() < 0 || list.back() >= num_pages)
+          impl::fail(function, "pages[" + std::to_string(b) + ", " + std::to_string(i) + "]",
+                     "a page in [0, " + std::to_string(num_pages) + ")",
+                     std::to_string(list.back()));
+      }
+    return list;
+  }
+  static device_pages checked_pages(const device_pages::view& table, index_t num_pages) {
+    return device_pages(table, num_pages);
   }
 
   static device_sequences describe(const char* function, const device_sequence* sequences,
@@ -200,6 +247,30 @@ device_sequences to_device(const Backend& backend,
   cuda::launcher<Backend>::copy(backend, function, storage.data(), sequences.data(),
                                 static_cast<std::size_t>(device_sequences_bytes(batch)));
   return table;
+}
+
+/// Checks the pages of key-value caches and copies them to the caller's device memory.
+///
+/// @param pages      [batch, pages per sequence] in host memory; every entry is checked, those that
+///                   hold no key yet may be any page (0)
+/// @param num_pages  pages that the caches have: k.extent(0) of the calls or fewer
+/// @param storage    [device_pages_bytes(batch, pages per sequence)] or more, 16-byte aligned; must
+///                   outlive the kernels
+/// @throws invalid_argument for a page that is none; device_error
+template <class Backend>
+device_pages to_device(const Backend& backend, const tensor_view<const std::int32_t, 2>& pages,
+                       index_t num_pages, const device_storage& storage) {
+  constexpr const char* function = "to_device";
+  const index_t batch = pages.extent(0), count = pages.extent(1);
+  if (batch < 1) impl::fail(function, "pages dim 0 (batch)", "at least 1", "0");
+  if (count < 1) impl::fail(function, "pages dim 1 (pages per sequence)", "at least 1", "0");
+  const std::vector<std::int32_t> list =
+      cuda::table_builder::list_pages(function, pages, num_pages);
+  cuda::table_builder::check_storage(function, storage, device_pages_bytes(batch, count));
+  cuda::launcher<Backend>::copy(backend, function, storage.data(), list.data(),
+                                list.size() * sizeof(std::int32_t));
+  return cuda::table_builder::checked_pages(
+      {reinterpret_cast<const std::int32_t*>(storage.data()), {batch, count}}, num_pages);
 }
 
 }  // namespace ZEROTUNE_ABI

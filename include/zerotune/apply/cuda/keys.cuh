@@ -151,13 +151,8 @@ void scale_keys(const Backend& backend, const tensor_view<T, 4, device_memory>& 
   using kernel = cuda::scale_keys_kernel<T>;
   cuda::launch<kernel>(backend, function,
                        cuda::blocks_of_rows(batch * num_kv_heads, kernel::threads),
-                       {impl::device_tensor_of(k),
-                        {},
-                        reinterpret_cast<const float*>(storage.data()),
-                        reinterpret_cast<const index_t*>(to),
-                        batch,
-                        num_kv_heads,
-                        k.extent(3)});
+                       {impl::device_tensor_of(k), reinterpret_cast<const float*>(storage.data()),
+                        reinterpret_cast<const index_t*>(to), batch, num_kv_heads, k.extent(3)});
 }
 
 }  // namespace ZEROTUNE_ABI

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cmath>
+#include <initializer_list>
+#include <string>
 
 #include "zerotune/apply/cuda/checks.cuh"
 #include "zerotune/kernel/cuda/output.cuh"
@@ -20,12 +22,55 @@ struct device_output_options {
   /// Rows whose D is below are left untouched and marked: errors of o grow by 1/D.
   float min_d = 1e-3f;
   device_sequences sequences{};
+  /// Paged caches, as in device_attention_options.
+  device_pages pages{};
   /// Output [batch, num_heads, q_len] if given: row_status of each row.
   tensor_view<std::uint8_t, 3, device_memory> status{};
 };
 
 inline namespace ZEROTUNE_ABI {
 namespace impl {
+
+inline void check_device_softcap(const char* function, float softcap) {
+  if (!is_finite(softcap) || softcap < 0)
+    fail(function, "softcap", "a finite value >= 0", std::to_string(softcap));
+}
+inline void check_device_min_d(const char* function, float min_d) {
+  if (!is_finite(min_d) || min_d < 0)
+    fail(function, "min_d", "a finite value >= 0", std::to_string(min_d));
+}
+inline void check_device_heads(const char* function, const char* name, index_t num_heads,
+                               index_t num_kv_heads) {
+  if (num_kv_heads < 1 || num_heads % num_kv_heads != 0)
+    fail(function, std::string(name) + " dim 1 (num_heads)",
+         "a multiple of num_kv_heads = " + std::to_string(num_kv_heads), std::to_string(num_heads));
+}
+
+/// The leading dimensions of a tensor: batch, num_heads, q_len.
+template <class T, std::size_t Rank>
+void check_device_rows(const char* function, const char* name,
+                       const tensor_view<T, Rank, device_memory>& view,
+                       const attention_shape& shape) {
+  check_device_extent(function, name, view, 0, "batch", shape.batch);
+  check_device_extent(function, name, view, 1, "num_heads", shape.num_heads);
+  check_device_extent(function, name, view, 2, "q_len", shape.q_len);
+}
+
+/// A tensor of a call and where it lies.
+struct named_footprint {
+  const char* name;
+  footprint memory;
+};
+
+inline void check_device_status(const char* function, const device_output_options& options,
+                                const attention_shape& shape,
+                                std::initializer_list<named_footprint> others) {
+  if (!options.status.data()) return;
+  check_device_rows(function, "status", options.status, shape);
+  const footprint status = check_device_output(function, "status", options.status);
+  for (const named_footprint& other : others)
+    check_disjoint(function, "status", status, other.name, other.memory);
+}
 
 template <class T, class Q, class KV>
 attention_shape check_device_output_form(const char* function,
@@ -35,57 +80,58 @@ attention_shape check_device_output_form(const char* function,
                                          const tensor_view<KV, 4, device_memory>& k,
                                          const tensor_view<KV, 4, device_memory>& v,
                                          const device_output_options& options) {
-  const attention_shape shape{q.extent(0), q.extent(1), q.extent(2), k.extent(2)};
-  constexpr const char* names[3] = {"batch", "num_heads", "q_len"};
-  const index_t rows[3] = {shape.batch, shape.num_heads, shape.q_len};
-  const footprint written[2] = {check_device_output(function, "out", out),
-                                check_device_output(function, "lse", lse)};
-  const footprint inputs[3] = {check_device_memory(function, "q", q),
-                               check_device_memory(function, "k", k),
-                               check_device_memory(function, "v", v)};
-  constexpr const char* input_names[3] = {"q", "k", "v"};
-  for (int i = 0; i < 3; ++i) {
-    check_disjoint(function, "out", written[0], input_names[i], inputs[i]);
-    check_disjoint(function, "lse", written[1], input_names[i], inputs[i]);
+  attention_shape shape{q.extent(0), q.extent(1), q.extent(2), k.extent(2)};
+  const footprint written = check_device_output(function, "out", out),
+                  sums = check_device_output(function, "lse", lse);
+  const named_footprint inputs[3] = {{"q", check_device_memory(function, "q", q)},
+                                     {"k", check_device_memory(function, "k", k)},
+                                     {"v", check_device_memory(function, "v", v)}};
+  for (const named_footprint& input : inputs) {
+    check_disjoint(function, "out", written, input.name, input.memory);
+    check_disjoint(function, "lse", sums, input.name, input.memory);
   }
-  check_disjoint(function, "lse", written[1], "out", written[0]);
-  for (std::size_t i = 0; i < 3; ++i) {
-    check_device_extent(function, "out", out, i, names[i], rows[i]);
-    check_device_extent(function, "lse", lse, i, names[i], rows[i]);
-    if (options.status.data())
-      check_device_extent(function, "status", options.status, i, names[i], rows[i]);
-  }
-  if (options.status.data()) {
-    const footprint status = check_device_output(function, "status", options.status);
-    check_disjoint(function, "status", status, "out", written[0]);
-    check_disjoint(function, "status", status, "lse", written[1]);
-    for (int i = 0; i < 3; ++i)
-      check_disjoint(function, "status", status, input_names[i], inputs[i]);
-  }
-  check_device_extent(function, "k", k, 0, "batch", shape.batch);
-  check_device_extent(function, "v", v, 0, "batch", shape.batch);
+  check_disjoint(function, "lse", sums, "out", written);
+  check_device_rows(function, "out", out, shape);
+  check_device_rows(function, "lse", lse, shape);
+  check_device_status(function, options, shape,
+                      {{"out", written}, {"lse", sums}, inputs[0], inputs[1], inputs[2]});
+  if (options.pages.given())
+    shape.kv_len = check_pages(function, options.pages, k, shape.batch, options.sequences);
+  else
+    check_device_extent(function, "k", k, 0, "batch", shape.batch);
+  check_device_extent(function, "v", v, 0, "batch", k.extent(0));
   check_device_extent(function, "v", v, 1, "num_kv_heads", k.extent(1));
   check_device_extent(function, "v", v, 2, "kv_len", k.extent(2));
   check_device_extent(function, "k", k, 3, "head_dim", q.extent(3));
   check_device_extent(function, "out", out, 3, "value_dim", v.extent(3));
   if (q.extent(3) < 1) fail(function, "q dim 3 (head_dim)", "at least 1", "0");
   if (v.extent(3) < 1) fail(function, "v dim 3 (value_dim)", "at least 1", "0");
-  if (k.extent(1) < 1 || q.extent(1) % k.extent(1) != 0)
-    fail(function, "q dim 1 (num_heads)",
-         "a multiple of num_kv_heads = " + std::to_string(k.extent(1)),
-         std::to_string(q.extent(1)));
+  check_device_heads(function, "q", shape.num_heads, k.extent(1));
   if (!is_finite(options.softmax_scale))
     fail(function, "softmax_scale", "a finite value", "NaN or infinity");
-  if (!is_finite(options.softcap) || options.softcap < 0)
-    fail(function, "softcap", "a finite value >= 0", std::to_string(options.softcap));
-  if (!is_finite(options.min_d) || options.min_d < 0)
-    fail(function, "min_d", "a finite value >= 0", std::to_string(options.min_d));
+  check_device_softcap(function, options.softcap);
+  check_device_min_d(function, options.min_d);
   return shape;
 }
 
 inline float resolve_device_scale(float softmax_scale, index_t head_dim) {
   return softmax_scale != 0.0f ? softmax_scale
                                : static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+}
+
+template <class T, class Q, class KV>
+cuda::weight_arguments<T> weight_arguments_of(const tensor_view<Q, 4, device_memory>& q,
+                                              const tensor_view<KV, 4, device_memory>& k,
+                                              const tensor_view<float, 3, device_memory>& lse,
+                                              const device_output_options& options) {
+  return {device_tensor_of(tensor_view<const T, 4, device_memory>(q)),
+          device_tensor_of(tensor_view<const T, 4, device_memory>(k)),
+          device_rows_of(lse),
+          page_table_of(options.pages, k.extent(2)),
+          q.extent(3),
+          q.extent(1) / k.extent(1),
+          resolve_device_scale(options.softmax_scale, q.extent(3)),
+          options.softcap};
 }
 
 }  // namespace impl
@@ -118,23 +164,60 @@ void correct_output(const Backend& backend, const tensor_view<T, 4, device_memor
   using kernel = cuda::correct_kernel<T, Modifier>;
   cuda::launch<kernel>(backend, function, cuda::blocks_of_rows(rows, kernel::threads),
                        {impl::device_tensor_of(out),
-                        {},
-                        impl::device_rows_of(lse),
-                        {},
-                        impl::device_rows_of(options.status),
-                        impl::device_tensor_of(tensor_view<const T, 4, device_memory>(q)),
-                        impl::device_tensor_of(tensor_view<const T, 4, device_memory>(k)),
                         impl::device_tensor_of(tensor_view<const T, 4, device_memory>(v)),
                         {},
+                        impl::device_rows_of(options.status),
+                        impl::weight_arguments_of<T>(q, k, lse, options),
                         g,
-                        q.extent(3),
                         v.extent(3),
-                        shape.num_heads / k.extent(1),
-                        impl::resolve_device_scale(options.softmax_scale, q.extent(3)),
-                        options.softcap,
                         options.min_d,
-                        nullptr,
                         modifier});
+}
+
+/// correct_output_by_mass on the device (apply/output.hpp): the same for a kernel without LSE whose
+/// values carried the value indicator (augment_value).
+///
+/// @param out       [batch, num_heads, q_len, value_dim], without the extra column
+/// @param mass      [batch, num_heads, q_len]: the extra column, the weight a_0 of each row
+/// @param v         [batch, num_kv_heads, kv_len, value_dim]
+/// @param modifier  a bias on one key per row, with the host's masks
+/// @param options   least D, sequences and status; the others have no meaning here
+/// @throws invalid_argument for what does not fit, device_error if the launch fails
+template <cuda::device_backend Backend, device_element T, class V, bias_modifier Modifier>
+  requires std::same_as<std::remove_const_t<V>, T>
+void correct_output_by_mass(const Backend& backend, const tensor_view<T, 4, device_memory>& out,
+                            const tensor_view<const float, 3, device_memory>& mass,
+                            const tensor_view<V, 4, device_memory>& v, const Modifier& modifier,
+                            const device_output_options& options = {}) {
+  constexpr const char* function = "correct_output_by_mass";
+  static_assert(cuda::support_of<Modifier> != cuda::support_width::wide,
+                "zerotune: correct_output_by_mass takes modifiers that change one key of a row");
+  const attention_shape shape{out.extent(0), out.extent(1), out.extent(2), v.extent(2)};
+  const impl::footprint written = impl::check_device_output(function, "out", out);
+  const impl::footprint values = impl::check_device_memory(function, "v", v);
+  const impl::footprint masses = impl::check_device_memory(function, "mass", mass);
+  impl::check_disjoint(function, "out", written, "v", values);
+  impl::check_disjoint(function, "out", written, "mass", masses);
+  impl::check_device_extent(function, "v", v, 0, "batch", shape.batch);
+  impl::check_device_extent(function, "v", v, 3, "value_dim", out.extent(3));
+  impl::check_device_heads(function, "out", shape.num_heads, v.extent(1));
+  impl::check_device_rows(function, "mass", mass, shape);
+  impl::check_device_status(function, options, shape,
+                            {{"out", written}, {"v", values}, {"mass", masses}});
+  if (options.pages.given()) impl::fail(function, "pages", "none", "a table of pages");
+  impl::check_device_min_d(function, options.min_d);
+  impl::check_device_modifier(modifier, function, shape);
+  const cuda::device_geometry g = impl::device_geometry_of(function, shape, options.sequences);
+  const index_t rows = shape.batch * shape.num_heads * shape.q_len;
+  if (rows == 0) return;
+  cuda::weight_arguments<T> weight{};
+  weight.group_size = shape.num_heads / v.extent(1);
+  using kernel = cuda::correct_kernel<T, Modifier>;
+  cuda::launch<kernel>(backend, function, cuda::blocks_of_rows(rows, kernel::threads),
+                       {impl::device_tensor_of(out),
+                        impl::device_tensor_of(tensor_view<const T, 4, device_memory>(v)),
+                        impl::device_rows_of(mass), impl::device_rows_of(options.status), weight, g,
+                        v.extent(3), options.min_d, modifier});
 }
 
 /// gamma_gradient on the device (analysis/sensitivity.hpp): dL/d log gamma of each query head.
@@ -174,24 +257,11 @@ void gamma_gradient(const Backend& backend, const tensor_view<T, 4, device_memor
   if (shape.batch * shape.num_heads == 0) return;
   using kernel = cuda::gradient_kernel<T, on_device<initial_token>, Masks>;
   cuda::launch<kernel>(backend, function, shape.batch * shape.num_heads,
-                       {impl::device_tensor_of(out),
+                       {impl::device_tensor_of(tensor_view<const T, 4, device_memory>(out)),
                         impl::device_tensor_of(d_out),
-                        impl::device_rows_of(lse),
-                        {},
-                        {},
-                        impl::device_tensor_of(tensor_view<const T, 4, device_memory>(q)),
-                        impl::device_tensor_of(tensor_view<const T, 4, device_memory>(k)),
                         impl::device_tensor_of(tensor_view<const T, 4, device_memory>(v)),
-                        {},
-                        g,
-                        q.extent(3),
-                        v.extent(3),
-                        shape.num_heads / k.extent(1),
-                        impl::resolve_device_scale(options.softmax_scale, q.extent(3)),
-                        options.softcap,
-                        0.0f,
-                        gradient.data(),
-                        {sink, masks}});
+                        impl::weight_arguments_of<T>(q, k, lse, options), g, v.extent(3),
+                        gradient.data(), sink, masks});
 }
 
 /// sink_mass on the device (analysis/sink_mass.hpp): the mean weight on the initial token per head,

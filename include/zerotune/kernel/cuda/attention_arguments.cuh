@@ -8,6 +8,19 @@ namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace cuda {
 
+/// Partial results of attention that is split over keys, in the caller's workspace.
+struct partial_results {
+  float* out = nullptr;  // [splits, batch, num_heads, q_len, value_dim] if splits > 1
+  float* lse = nullptr;  // [splits, batch, num_heads, q_len]
+  index_t splits = 1;
+  index_t keys_per_split = 0;  // a multiple of every kernel's tile
+
+  ZEROTUNE_HOST_DEVICE index_t row(const attention_shape& shape, index_t split, index_t b,
+                                   index_t h, index_t i) const {
+    return ((split * shape.batch + b) * shape.num_heads + h) * shape.q_len + i;
+  }
+};
+
 /// q, out, lse: [batch, num_heads, q_len, ...]; k, v: [batch, num_kv_heads, kv_len, ...] or pages.
 template <element T, element Out, logit_modifier Modifier>
 struct attention_arguments {
@@ -19,16 +32,8 @@ struct attention_arguments {
   index_t head_dim, value_dim, group_size;
   index_t heads_per_tile;  // group_size: the heads of a group share a tile (few queries); or 1
   float softmax_scale;
-  index_t splits, keys_per_split;  // keys_per_split: a multiple of every kernel's tile
-  float* partial_out;              // [splits, batch, num_heads, q_len, value_dim] if splits > 1
-  float* partial_lse;              // [splits, batch, num_heads, q_len]
+  partial_results partial;
   Modifier modifier;
-
-  /// Row of the partial results.
-  ZEROTUNE_HOST_DEVICE index_t partial_row(index_t split, index_t b, index_t h, index_t i) const {
-    const attention_shape& shape = geometry.shape;
-    return ((split * shape.batch + b) * shape.num_heads + h) * shape.q_len + i;
-  }
 };
 
 /// The rows that a block works on: pairs (query, head) of one sequence, a head's queries or, where
@@ -77,7 +82,7 @@ template <class Arguments>
 index_t attention_blocks(const Arguments& a, int tile_rows) {
   const attention_shape& shape = a.geometry.shape;
   const index_t tiles = (shape.q_len * a.heads_per_tile + tile_rows - 1) / tile_rows;
-  return tiles * (shape.num_heads / a.heads_per_tile) * shape.batch * a.splits;
+  return tiles * (shape.num_heads / a.heads_per_tile) * shape.batch * a.partial.splits;
 }
 
 }  // namespace cuda

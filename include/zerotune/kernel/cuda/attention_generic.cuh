@@ -70,8 +70,9 @@ class generic_attention_kernel {
       begin = begins[i] < begin ? begins[i] : begin;
       end = ends[i] > end ? ends[i] : end;
     }
-    if (a.splits > 1) {
-      const index_t from = place_.split * a.keys_per_split, to = from + a.keys_per_split;
+    if (a.partial.splits > 1) {
+      const index_t from = place_.split * a.partial.keys_per_split,
+                    to = from + a.partial.keys_per_split;
       begin = begin > from ? begin : static_cast<int>(from);
       end = end < to ? end : static_cast<int>(to);
     }
@@ -202,22 +203,23 @@ class generic_attention_kernel {
       const index_t q = place_.query(a, tile_row), h = place_.head(a, tile_row);
       if (q >= place_.sequence.q_length) continue;
       const bool none = state[r].saw_nothing();
-      const bool split = a.splits > 1;
-      const index_t partial = split ? a.partial_row(place_.split, place_.batch, h, q) : 0;
+      const bool split = a.partial.splits > 1;
+      const index_t partial =
+          split ? a.partial.row(a.geometry.shape, place_.split, place_.batch, h, q) : 0;
 #pragma unroll
       for (int i = 0; i < lane_columns; ++i) {
         const index_t column = first + c.lane() + i * warp_size;
         if (column >= a.value_dim) continue;
         const float x = none ? 0.0f : out[r][i] / state[r].sum;
         if (split)
-          a.partial_out[partial * a.value_dim + column] = x;
+          a.partial.out[partial * a.value_dim + column] = x;
         else
           a.out.at(place_.batch, h, place_.sequence.q_offset + q)[column * a.out.column] =
               c.template round<Out>(x);
       }
       if (first > 0 || c.lane() != 0) continue;
       if (split)
-        a.partial_lse[partial] = state[r].lse();
+        a.partial.lse[partial] = state[r].lse();
       else if (a.lse.data)
         *a.lse.at(place_.batch, h, place_.sequence.q_offset + q) = state[r].lse();
     }

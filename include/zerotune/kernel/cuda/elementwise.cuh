@@ -17,22 +17,6 @@ struct row_arguments {
   Modifier modifier;
 };
 
-inline constexpr int rows_per_block = 4;
-
-/// The row that a warp works on; false past the end. Rows beyond a sequence's q_length are left.
-template <context Context, class Arguments>
-ZEROTUNE_HOST_DEVICE bool row_of_warp(Context& c, const Arguments& a, index_t* batch, index_t* head,
-                                      index_t* q) {
-  const attention_shape& shape = a.geometry.shape;
-  index_t index = c.block() * c.warps() + c.warp();
-  if (index >= shape.batch * shape.num_heads * shape.q_len) return false;
-  *q = index % shape.q_len;
-  index /= shape.q_len;
-  *head = index % shape.num_heads;
-  *batch = index / shape.num_heads;
-  return true;
-}
-
 /// The storage type's picture of a logit or bias: -inf for a hidden key; gamma = 0 stays finite.
 template <element T, context Context>
 ZEROTUNE_HOST_DEVICE T round_logit(Context& c, float value) {
@@ -49,11 +33,9 @@ ZEROTUNE_HOST_DEVICE bool is_hidden_logit(float value) {
 
 /// a'_j = a_j e^{b_j} / D, D = (sum_changed a_j e^{b_j} + S_rest) / (sum_changed a_j + S_rest).
 template <element T, bias_modifier Modifier>
-struct rescale_kernel {
+struct rescale_kernel : warp_per_row<8> {
   using arguments = row_arguments<T, Modifier>;
   static constexpr const char* name = "rescale_weights";
-  static constexpr int threads = rows_per_block * warp_size;
-  static constexpr int min_blocks = 8;
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
@@ -102,11 +84,9 @@ struct rescale_kernel {
 
 /// Transforms and biases in place, -inf where the modifier's masks hide a key.
 template <element T, logit_modifier Modifier>
-struct bias_kernel {
+struct bias_kernel : warp_per_row<8> {
   using arguments = row_arguments<T, Modifier>;
   static constexpr const char* name = "bias_logits";
-  static constexpr int threads = rows_per_block * warp_size;
-  static constexpr int min_blocks = 8;
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
@@ -155,11 +135,9 @@ struct bias_kernel {
 
 /// The additive mask: the sum of the biases, -inf where a key is hidden.
 template <element T, bias_modifier Modifier>
-struct mask_kernel {
+struct mask_kernel : warp_per_row<8> {
   using arguments = row_arguments<T, Modifier>;
   static constexpr const char* name = "fill_mask";
-  static constexpr int threads = rows_per_block * warp_size;
-  static constexpr int min_blocks = 8;
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {

@@ -82,9 +82,9 @@ class flash_kernel {
       begin = begins[i] < begin ? begins[i] : begin;
       end = ends[i] > end ? ends[i] : end;
     }
-    const index_t from = place_.split * a.keys_per_split;
-    if (a.splits > 1) {
-      const index_t to = from + a.keys_per_split;
+    const index_t from = place_.split * a.partial.keys_per_split;
+    if (a.partial.splits > 1) {
+      const index_t to = from + a.partial.keys_per_split;
       begin = begin > from ? begin : static_cast<int>(from);
       end = end < to ? end : static_cast<int>(to);
     }
@@ -317,16 +317,16 @@ class flash_kernel {
           float& x = out_[column][2 * half + i];
           x = none ? 0.0f : x * inverse;
         }
-      if (a.splits > 1) {
+      if (a.partial.splits > 1) {
         if (!valid) continue;
-        const index_t partial = a.partial_row(place_.split, place_.batch, h, q);
-        float* const out = a.partial_out + partial * HeadDim + c.lane() % 4 * 2;
+        const index_t partial = a.partial.row(a.geometry.shape, place_.split, place_.batch, h, q);
+        float* const out = a.partial.out + partial * HeadDim + c.lane() % 4 * 2;
 #pragma unroll
         for (int column = 0; column < columns; ++column) {
           out[column * 8] = out_[column][2 * half];
           out[column * 8 + 1] = out_[column][2 * half + 1];
         }
-        if (c.lane() % 4 == 0) a.partial_lse[partial] = state.lse();
+        if (c.lane() % 4 == 0) a.partial.lse[partial] = state.lse();
       } else {
 #pragma unroll
         for (int column = 0; column < columns; ++column)
@@ -337,7 +337,7 @@ class flash_kernel {
           *a.lse.at(place_.batch, h, place_.sequence.q_offset + q) = state.lse();
       }
     }
-    if (a.splits > 1) return;
+    if (a.partial.splits > 1) return;
     c.warp_barrier();
 #pragma unroll 4
     for (int i = c.lane(); i < 16 * packets; i += warp_size) {

@@ -3,7 +3,7 @@
 // paper's scaled key. docs/mathematics.md, "augmented key", "value indicator", "key scale".
 #pragma once
 
-#include "zerotune/kernel/cuda/elementwise.cuh"
+#include "zerotune/kernel/cuda/rows.cuh"
 
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {
@@ -31,11 +31,9 @@ ZEROTUNE_HOST_DEVICE void copy_row(Context& c, const augment_arguments<T, Modifi
 
 /// Queries get log gamma / softmax_scale, split into a high and a low part in 16 bits.
 template <element T, bias_modifier Modifier>
-struct augment_query_kernel {
+struct augment_query_kernel : warp_per_row<8> {
   using arguments = augment_arguments<T, Modifier>;
   static constexpr const char* name = "augment_query";
-  static constexpr int threads = rows_per_block * warp_size;
-  static constexpr int min_blocks = 8;
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
@@ -61,11 +59,9 @@ struct augment_query_kernel {
 /// Keys and values get `extra` columns: 1 at the initial token, 0 elsewhere. Modifier tells the
 /// initial token's position.
 template <element T, class Modifier, int Extra>
-struct indicate_kernel {
+struct indicate_kernel : warp_per_row<8> {
   using arguments = augment_arguments<T, Modifier>;
   static constexpr const char* name = "augment_key";
-  static constexpr int threads = rows_per_block * warp_size;
-  static constexpr int min_blocks = 8;
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
@@ -82,19 +78,16 @@ struct indicate_kernel {
 template <element T>
 struct scale_keys_arguments {
   device_tensor<T> keys;
-  page_table pages;
   const float* factors;      // [num_kv_heads] in device memory
-  const index_t* positions;  // [batch], or null: 0
+  const index_t* positions;  // [batch]
   index_t batch, num_kv_heads, head_dim;
 };
 
 /// k_0 *= factor of its head, one warp per (sequence, key-value head).
 template <element T>
-struct scale_keys_kernel {
+struct scale_keys_kernel : warp_per_row<8> {
   using arguments = scale_keys_arguments<T>;
   static constexpr const char* name = "scale_keys";
-  static constexpr int threads = rows_per_block * warp_size;
-  static constexpr int min_blocks = 8;
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
@@ -103,7 +96,7 @@ struct scale_keys_kernel {
     const index_t b = index / a.num_kv_heads, h = index % a.num_kv_heads;
     const float factor = a.factors[h];
     if (factor == 1.0f) return;
-    T* const key = a.pages.key(a.keys, b, h, 0, a.positions ? a.positions[b] : 0);
+    T* const key = a.keys.at(b, h, a.positions[b]);
     for (index_t column = c.lane(); column < a.head_dim; column += warp_size)
       key[column * a.keys.column] =
           c.template round<T>(c.to_float(key[column * a.keys.column]) * factor);

@@ -4,19 +4,25 @@
 #pragma once
 
 #include "zerotune/kernel/cuda/attention_arguments.cuh"
-#include "zerotune/kernel/cuda/elementwise.cuh"
 
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace cuda {
 
+template <element Out>
+struct merge_arguments {
+  device_tensor<Out> out;
+  device_rows<float> lse;  // natural, or null
+  device_geometry geometry;
+  partial_results partial;
+  index_t value_dim;
+};
+
 /// One warp per row; the splits are merged in their order, so every run gives the same bits.
-template <element T, element Out, logit_modifier Modifier>
-struct merge_kernel {
-  using arguments = attention_arguments<T, Out, Modifier>;
+template <element Out>
+struct merge_kernel : warp_per_row<8> {
+  using arguments = merge_arguments<Out>;
   static constexpr const char* name = "merge_splits";
-  static constexpr int threads = rows_per_block * warp_size;
-  static constexpr int min_blocks = 8;
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
@@ -24,25 +30,26 @@ struct merge_kernel {
     if (!row_of_warp(c, a, &b, &h, &q)) return;
     const device_sequence s = a.geometry.of(b);
     if (q >= s.q_length) return;
+    const partial_results& p = a.partial;
+    const auto row = [&](index_t split) { return p.row(a.geometry.shape, split, b, h, q); };
     float maximum = impl::minus_infinity(0.0f), poison = 0;
-    for (index_t split = 0; split < a.splits; ++split) {
-      const float lse = a.partial_lse[a.partial_row(split, b, h, q)];
+    for (index_t split = 0; split < p.splits; ++split) {
+      const float lse = p.lse[row(split)];
       poison += lse > impl::minus_infinity(0.0f) || lse != lse ? lse * 0.0f : 0.0f;
       maximum = lse > maximum ? lse : maximum;
     }
     const bool none = !(maximum > impl::minus_infinity(0.0f)) && poison == 0.0f;
     float sum = poison;
     if (!none)
-      for (index_t split = 0; split < a.splits; ++split)
-        sum += impl::exp_of(a.partial_lse[a.partial_row(split, b, h, q)] - maximum);
+      for (index_t split = 0; split < p.splits; ++split)
+        sum += impl::exp_of(p.lse[row(split)] - maximum);
     Out* const out = a.out.at(b, h, s.q_offset + q);
     for (index_t column = c.lane(); column < a.value_dim; column += warp_size) {
       float x = 0;
       if (!none)
-        for (index_t split = 0; split < a.splits; ++split) {
-          const index_t row = a.partial_row(split, b, h, q);
-          const float weight = impl::exp_of(a.partial_lse[row] - maximum);
-          if (weight != 0.0f) x += weight * a.partial_out[row * a.value_dim + column];
+        for (index_t split = 0; split < p.splits; ++split) {
+          const float weight = impl::exp_of(p.lse[row(split)] - maximum);
+          if (weight != 0.0f) x += weight * p.out[row(split) * a.value_dim + column];
         }
       out[column * a.out.column] = c.template round<Out>(none ? 0.0f : x / sum);
     }

@@ -4,37 +4,30 @@
 // sum a'_0 <dL/do', v_0 - o'>. docs/mathematics.md, "output".
 #pragma once
 
-#include "zerotune/kernel/cuda/elementwise.cuh"
+#include "zerotune/kernel/cuda/rows.cuh"
 #include "zerotune/kernel/output_row.hpp"
 
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace cuda {
 
-/// What the forms on outputs read and write; rows are those of out, [batch, num_heads, q_len].
-template <element T, class Modifier>
-struct output_arguments {
-  device_tensor<T> out;              // the output, corrected in place (gradient: read)
-  device_tensor<const T> d_out;      // gradient only
-  device_rows<float> lse;            // natural; of the attention that wrote out
-  device_rows<const float> mass;     // a_0 of each row instead of q, k and lse, or null
-  device_rows<std::uint8_t> status;  // row_status of each row, or null
-  device_tensor<const T> q, k, v;
-  page_table pages;
-  device_geometry geometry;
-  index_t head_dim, value_dim, group_size;
-  float softmax_scale, softcap, min_d;
-  double* gradient;  // [batch, num_heads], contiguous
-  Modifier modifier;
+/// What the weight of a key is computed from: q.k and the LSE of the row.
+template <element T>
+struct weight_arguments {
+  device_tensor<const T> q, k;
+  device_rows<float> lse;  // natural, of the attention that wrote out
+  page_table pages;        // of k and v
+  index_t head_dim, group_size;
+  float softmax_scale, softcap;
 };
 
 /// The weight of key j from the LSE of the row: e^min(0, l_j - L); the same in every lane.
-template <context Context, class Arguments>
-ZEROTUNE_HOST_DEVICE float weight_from_lse(Context& c, const Arguments& a, index_t b, index_t h,
-                                           index_t q, const device_sequence& s, index_t j,
-                                           float lse) {
-  const auto* const query = a.q.at(b, h, s.q_offset + q);
-  const auto* const key = a.pages.key(a.k, b, h / a.group_size, s.kv_offset, j);
+template <element T, context Context>
+ZEROTUNE_HOST_DEVICE float weight_from_lse(Context& c, const weight_arguments<T>& a, index_t b,
+                                           index_t h, index_t q, const device_sequence& s,
+                                           index_t j, float lse) {
+  const T* const query = a.q.at(b, h, s.q_offset + q);
+  const T* const key = a.pages.key(a.k, b, h / a.group_size, s.kv_offset, j);
   float logit = 0;
   for (index_t i = c.lane(); i < a.head_dim; i += warp_size)
     logit += c.to_float(query[i * a.q.column]) * c.to_float(key[i * a.k.column]);
@@ -44,13 +37,24 @@ ZEROTUNE_HOST_DEVICE float weight_from_lse(Context& c, const Arguments& a, index
   return impl::exp_of(t < 0.0f ? t : 0.0f);
 }
 
+template <element T, class Modifier>
+struct correct_arguments {
+  device_tensor<T> out;  // corrected in place
+  device_tensor<const T> v;
+  device_rows<const float> mass;     // a_0 of each row instead of q.k and the LSE, or null
+  device_rows<std::uint8_t> status;  // row_status of each row, or null
+  weight_arguments<T> weight;
+  device_geometry geometry;
+  index_t value_dim;
+  float min_d;
+  Modifier modifier;
+};
+
 /// Corrects a black box's output and LSE in place, one warp per row.
 template <element T, bias_modifier Modifier>
-struct correct_kernel {
-  using arguments = output_arguments<T, Modifier>;
+struct correct_kernel : warp_per_row<6> {
+  using arguments = correct_arguments<T, Modifier>;
   static constexpr const char* name = "correct_output";
-  static constexpr int threads = rows_per_block * warp_size;
-  static constexpr int min_blocks = 6;
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
@@ -69,13 +73,19 @@ struct correct_kernel {
                                                  index_t h, index_t q, const device_sequence& s) {
     const row r{b, static_cast<int>(h), s.q_start + q};
     const row_view view = view_row(a.modifier, r, s.kv_length);
-    if (view.changed.empty() || view.seen.size() == 1 || view.keep_excluded)
-      return row_status::unchanged;
-    float* const lse = a.lse.data ? a.lse.at(b, h, s.q_offset + q) : nullptr;
+    if (view.changed.empty() || view.keep_excluded) return row_status::unchanged;
+    float* const lse = a.weight.lse.data ? a.weight.lse.at(b, h, s.q_offset + q) : nullptr;
+    // The output is the only key's value under every gamma; its LSE is not.
+    if (view.seen.size() == 1) {
+      const float bias = a.modifier.log_bias(r, position(view.seen.begin));
+      if (bias == 0.0f || hides(bias)) return row_status::unchanged;
+      if (lse && c.lane() == 0) *lse += bias;
+      return row_status::corrected;
+    }
     const float former = lse ? *lse : 0.0f;
     const auto ask = [&](index_t j) {
       return a.mass.data ? *a.mass.at(b, h, s.q_offset + q)
-                         : weight_from_lse(c, a, b, h, q, s, j, former);
+                         : weight_from_lse(c, a.weight, b, h, q, s, j, former);
     };
     const bool single = view.changed.size() == 1;  // the usual case: one product q.k
     const float first_weight = single ? ask(view.changed.begin) : 0.0f;
@@ -96,7 +106,7 @@ struct correct_kernel {
         const float bias = a.modifier.log_bias(r, position(j));
         if (bias == 0.0f || hides(bias)) continue;
         const float factor = ::expm1f(bias) * weight(j) / d;
-        const T* const value = a.pages.key(a.v, b, h / a.group_size, s.kv_offset, j);
+        const T* const value = a.weight.pages.key(a.v, b, h / a.weight.group_size, s.kv_offset, j);
         if (inside) sum += factor * c.to_float(value[column * a.v.column]);
       }
       if (inside) out[column * a.out.column] = c.template round<T>(sum);
@@ -107,14 +117,21 @@ struct correct_kernel {
   }
 };
 
+template <element T, class Sink, bias_modifier Masks>
+struct gradient_arguments {
+  device_tensor<const T> out, d_out, v;
+  weight_arguments<T> weight;  // lse: of the modified attention
+  device_geometry geometry;
+  index_t value_dim;
+  double* gradient;  // [batch, num_heads], contiguous
+  Sink sink;
+  Masks masks;
+};
+
 /// dL/d log gamma of each head: one block per (sequence, head), its warps walk the rows.
 template <element T, class Sink, bias_modifier Masks>
 struct gradient_kernel {
-  struct sink_and_masks {
-    Sink sink;
-    Masks masks;
-  };
-  using arguments = output_arguments<T, sink_and_masks>;
+  using arguments = gradient_arguments<T, Sink, Masks>;
   static constexpr const char* name = "gamma_gradient";
   static constexpr int threads = 256;
   static constexpr int min_blocks = 4;
@@ -126,19 +143,20 @@ struct gradient_kernel {
     const index_t num_heads = a.geometry.shape.num_heads;
     const index_t b = c.block() / num_heads, h = c.block() % num_heads;
     const device_sequence s = a.geometry.of(b);
-    const index_t initial = a.modifier.sink.position(b);
-    const float log_gamma = impl::log_gamma<float>(a.modifier.sink.gamma(h));
+    const index_t initial = a.sink.position(b);
+    const float log_gamma = impl::log_gamma<float>(a.sink.gamma(h));
     double total = 0;
     for (index_t q = c.warp(); q < s.q_length; q += c.warps()) {
       const row r{b, static_cast<int>(h), s.q_start + q};
-      const range seen = intersect(intersect(visible_keys(a.modifier.masks, r), {0, s.kv_length}),
-                                   visible_keys(a.modifier.sink, r));
+      const range seen =
+          intersect(intersect(visible_keys(a.masks, r), {0, s.kv_length}), visible_keys(a.sink, r));
       if (!seen.contains(initial) || seen.size() == 1) continue;
-      const float weight =
-          weight_from_lse(c, a, b, h, q, s, initial, *a.lse.at(b, h, s.q_offset + q) - log_gamma);
+      const float weight = weight_from_lse(c, a.weight, b, h, q, s, initial,
+                                           *a.weight.lse.at(b, h, s.q_offset + q) - log_gamma);
       const T* const out = a.out.at(b, h, s.q_offset + q);
       const T* const d_out = a.d_out.at(b, h, s.q_offset + q);
-      const T* const value = a.pages.key(a.v, b, h / a.group_size, s.kv_offset, initial);
+      const T* const value =
+          a.weight.pages.key(a.v, b, h / a.weight.group_size, s.kv_offset, initial);
       float product = 0;
       for (index_t i = c.lane(); i < a.value_dim; i += warp_size)
         product += c.to_float(d_out[i * a.d_out.column]) *

@@ -92,6 +92,27 @@ inline constexpr support_width support_of<composition<First, Second>> =
     : support_of<Second> == support_width::none ? support_of<First>
                                                 : support_width::wide;
 
+/// Base of kernels that give each row a warp, four to a block.
+template <int MinBlocks>
+struct warp_per_row {
+  static constexpr int threads = 4 * warp_size;
+  static constexpr int min_blocks = MinBlocks;
+};
+
+/// The row [batch, head, q] that a warp works on, of a.geometry's shape; false past the end.
+template <context Context, class Arguments>
+ZEROTUNE_HOST_DEVICE bool row_of_warp(Context& c, const Arguments& a, index_t* batch, index_t* head,
+                                      index_t* q) {
+  const attention_shape& shape = a.geometry.shape;
+  index_t index = c.block() * c.warps() + c.warp();
+  if (index >= shape.batch * shape.num_heads * shape.q_len) return false;
+  *q = index % shape.q_len;
+  index /= shape.q_len;
+  *head = index % shape.num_heads;
+  *batch = index / shape.num_heads;
+  return true;
+}
+
 template <context Context>
 ZEROTUNE_HOST_DEVICE float warp_max(Context& c, float x) {
 #pragma unroll

@@ -30,10 +30,11 @@ struct row_ops<backend::simd<Arch>, T> {
   template <form>
   static constexpr bool supports = true;
 
-  [[gnu::flatten]] static double sum(const T* x, index_t stride, index_t count) noexcept {
-    if (stride == 1) return impl::sum_row<batch>(x, count);
+  [[gnu::flatten]] static double sum(const T* x, index_t stride, index_t count, index_t first = 0,
+                                     index_t row_step = 0) noexcept {
+    if (stride == 1) return impl::sum_row<batch>(x, count, first, row_step);
     double total = 0;
-    for (index_t i = 0; i < count; ++i)
+    for (index_t i = first; i < count; ++i)
       total += static_cast<double>(static_cast<acc>(x[i * stride]));
     return total;
   }

@@ -10,6 +10,17 @@ namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace impl {
 
+/// Zero in the first lane.
+template <class Batch>
+ZEROTUNE_ALWAYS_INLINE Batch but_first_lane(const Batch& x) {
+  using real = typename Batch::value_type;
+  using word = std::conditional_t<sizeof(real) == 4, std::uint32_t, std::uint64_t>;
+  using words = vector_like<word, Batch>;
+  words w = __builtin_bit_cast(words, static_cast<register_of<Batch>>(x));
+  w[0] = 0;
+  return Batch(__builtin_bit_cast(register_of<Batch>, w));
+}
+
 /// The elements of one vector register, as they lie in memory, and what becomes of them. In general
 /// as many elements as the batch has lanes.
 template <class Batch, class T>
@@ -22,6 +33,7 @@ struct packed {
     store(values * factor, p);
   }
   ZEROTUNE_ALWAYS_INLINE Batch sum() const { return values; }
+  ZEROTUNE_ALWAYS_INLINE Batch sum_but_first() const { return but_first_lane(values); }
 };
 
 /// Two bfloat16 to each lane: the even ones shifted up, the odd ones masked, never unpacked.
@@ -44,6 +56,7 @@ struct packed<Batch, bfloat16> {
     __builtin_memcpy(static_cast<void*>(p), &w, sizeof w);
   }
   ZEROTUNE_ALWAYS_INLINE Batch sum() const { return even + odd; }
+  ZEROTUNE_ALWAYS_INLINE Batch sum_but_first() const { return but_first_lane(even) + odd; }
 
  private:
   /// To nearest even in the upper half. A NaN needs no care: the product of a widened bfloat16 has
@@ -54,12 +67,45 @@ struct packed<Batch, bfloat16> {
   }
 };
 
-/// x *= factor for a contiguous row. The row that begins `ahead` elements later is fetched under
-/// the stores, if it is not 0: hardware begins a new row too late. (Measured: 1.1 to 1.25 times
-/// faster from L3 and DRAM; summing that row in the same loop instead is no faster but from L2.)
+/// The row that comes `step` elements later, fetched while this one is summed and scaled; none if
+/// the step is 0. Hardware begins a new row too late. The scaling fetches it, in step with its own
+/// stores; of a row too long to stay in the nearest cache beside the one before, the sum fetches
+/// the first fourth, so that no memory is idle meanwhile (docs/performance.md).
+template <class T>
+class next_row {
+ public:
+  ZEROTUNE_ALWAYS_INLINE next_row(const T* x, index_t count, index_t step)
+      : begin_(reinterpret_cast<std::uintptr_t>(x) + static_cast<std::uintptr_t>(step) * sizeof(T)),
+        end_(step == 0 ? 0 : count),
+        lead_(end_ < long_row ? 0 : count / 4) {}
+
+  /// While the elements [i, i + count) are summed.
+  ZEROTUNE_ALWAYS_INLINE void fetch_in_sum(index_t i, index_t count) const {
+    if (lead_ != 0) fetch(i / 4, count / 4);
+  }
+  /// While the elements [i, i + count) are scaled.
+  ZEROTUNE_ALWAYS_INLINE void fetch_in_scale(index_t i, index_t count) const {
+    if (lead_ + i < end_) fetch(lead_ + i, count);
+  }
+
+ private:
+  static constexpr index_t long_row = (1 << 14) / static_cast<index_t>(sizeof(T));
+
+  ZEROTUNE_ALWAYS_INLINE void fetch(index_t i, index_t count) const {
+    const std::uintptr_t first = begin_ + static_cast<std::uintptr_t>(i) * sizeof(T);
+    const auto bytes = static_cast<std::uintptr_t>(count) * sizeof(T);
+    for (std::uintptr_t at = 0; at < bytes; at += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(first + at), 0, 3);
+  }
+
+  std::uintptr_t begin_;  // an address, not a pointer: there may be no such row
+  index_t end_, lead_;
+};
+
+/// x *= factor for a contiguous row, the next row `step` elements away being fetched meanwhile.
 template <class Batch, class T>
 ZEROTUNE_ALWAYS_INLINE void scale_row(T* x, index_t count, typename Batch::value_type factor,
-                                      index_t ahead) {
+                                      index_t step) {
   using chunk = packed<Batch, T>;
   constexpr index_t size = chunk::size;
   const Batch f(factor);
@@ -69,18 +115,14 @@ ZEROTUNE_ALWAYS_INLINE void scale_row(T* x, index_t count, typename Batch::value
     if (count > 0) store_first(load_first<Batch>(x, count) * f, x, count);
     return;
   }
+  const next_row<T> next(x, count, step);
   const chunk first = chunk::from(x), last = chunk::from(x + count - size);
   // Stores that straddle cache lines halve the speed of a row whose first key is left out.
   constexpr std::uintptr_t bytes = sizeof(T) * static_cast<std::uintptr_t>(size);
   const auto beyond = reinterpret_cast<std::uintptr_t>(x) % bytes;
   index_t i = beyond == 0 ? 0 : static_cast<index_t>((bytes - beyond) / sizeof(T));
   for (; i + 4 * size <= count; i += 4 * size) {
-    if (ahead != 0) {  // an address, not a pointer: there may be no such row
-      const auto next =
-          reinterpret_cast<std::uintptr_t>(x + i) + static_cast<std::uintptr_t>(ahead) * sizeof(T);
-      for (std::uintptr_t line = 0; line < 4 * bytes; line += 64)
-        __builtin_prefetch(reinterpret_cast<const void*>(next + line), 0, 3);
-    }
+    next.fetch_in_scale(i, 4 * size);
     const chunk a = chunk::from(x + i), b = chunk::from(x + i + size);
     const chunk c = chunk::from(x + i + 2 * size), d = chunk::from(x + i + 3 * size);
     a.scale_to(x + i, f);
@@ -94,23 +136,40 @@ ZEROTUNE_ALWAYS_INLINE void scale_row(T* x, index_t count, typename Batch::value
 }
 
 /// The sum of a contiguous row: some 40 numbers a lane in the accumulator, their total in double.
+/// `first` is 0, or 1 to leave out the first element; vectors begin at x all the same, for there
+/// rows tend to be aligned. The next row is fetched as in scale_row.
 template <class Batch, class T>
-ZEROTUNE_ALWAYS_INLINE double sum_row(const T* x, index_t count) {
+ZEROTUNE_ALWAYS_INLINE double sum_row(const T* x, index_t count, index_t first = 0,
+                                      index_t step = 0) {
   using chunk = packed<Batch, T>;
   using real = typename Batch::value_type;
   constexpr index_t size = chunk::size, block = 8 * size;
+  const next_row<T> next(x, count, step);
+  if (first != 0 && count < size) {
+    ++x, --count;
+    first = 0;
+  }
   double total = 0;
-  while (count > 0) {
+  for (index_t i = 0; i < count;) {
     Batch parts[8];
     for (Batch& part : parts) part = Batch(real(0));
-    for (int n = 0; n < 32 && count >= block; ++n, x += block, count -= block)
-      for (index_t i = 0; i < 8; ++i) parts[i] += chunk::from(x + i * size).sum();
-    if (count < block) {
-      for (; count >= size; x += size, count -= size) parts[0] += chunk::from(x).sum();
-      for (; count >= lanes<Batch>; x += lanes<Batch>, count -= lanes<Batch>)
-        parts[1] += load<Batch>(x);
-      if (count > 0) parts[2] += load_first<Batch>(x, count);
-      count = 0;
+    if (i < first) {
+      parts[7] = chunk::from(x).sum_but_first();
+      i = size;
+    }
+    for (int n = 0; n < 32 && i + block <= count; ++n, i += block) {
+      next.fetch_in_sum(i, block);
+      for (index_t k = 0; k < 8; ++k) parts[k] += chunk::from(x + i + k * size).sum();
+    }
+    if (i + block > count) {
+      if (i + 4 * size <= count) {
+        for (index_t k = 0; k < 4; ++k) parts[k] += chunk::from(x + i + k * size).sum();
+        i += 4 * size;
+      }
+      for (; i + size <= count; i += size) parts[4] += chunk::from(x + i).sum();
+      for (; i + lanes<Batch> <= count; i += lanes<Batch>) parts[5] += load<Batch>(x + i);
+      if (i < count) parts[6] += load_first<Batch>(x + i, count - i);
+      i = count;
     }
     total += static_cast<double>(sum_of_lanes(((parts[0] + parts[1]) + (parts[2] + parts[3])) +
                                               ((parts[4] + parts[5]) + (parts[6] + parts[7]))));

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of a key-value cache as batches (layer: kernel): every storage type, contiguous or not.
+#pragma once
+
+#include "zerotune/kernel/decode.hpp"
+#include "zerotune/kernel/simd/load.hpp"
+
+namespace zerotune {
+inline namespace ZEROTUNE_ABI {
+namespace impl {
+
+/// How rows of T are read. Two batches of bfloat16 come from one load: the even elements, shifted,
+/// and the odd ones, masked, which costs half of widening them in their order. What is multiplied
+/// by them is put into that order once (reorder).
+template <class Batch, cache_element T>
+struct cells {
+  using real = typename Batch::value_type;
+  /// What is loaded: q8_0 and rows with gaps are unpacked to the stack first.
+  using type = std::conditional_t<std::is_same_v<T, q8_0>, real, T>;
+  static constexpr index_t lanes = impl::lanes<Batch>;
+  static constexpr bool is_paired = std::is_same_v<T, bfloat16> && std::is_same_v<real, float>;
+
+  /// Half 0 or 1 of the two batches at p.
+  template <int Half>
+  ZEROTUNE_ALWAYS_INLINE static Batch load_half(const type* p) {
+    if constexpr (is_paired) {
+      using words = vector_like<std::uint32_t, Batch>;
+      words w;
+      __builtin_memcpy(&w, p, sizeof w);
+      if constexpr (Half == 0)
+        w = w << 16;
+      else
+        w = w & 0xffff0000u;
+      return Batch(__builtin_bit_cast(register_of<Batch>, w));
+    } else {
+      return load<Batch>(p + Half * lanes);
+    }
+  }
+
+  /// Puts a row into the order of load_half, or back: of two batches first the even elements.
+  template <bool Forth>
+  static void reorder(real* row, index_t dim) noexcept {
+    real halves[2][Batch::size];
+    for (index_t c = 0; c + 2 * lanes <= dim; c += 2 * lanes) {
+      if constexpr (Forth) {
+        for (index_t i = 0; i < lanes; ++i)
+          for (index_t half = 0; half < 2; ++half) halves[half][i] = row[c + 2 * i + half];
+        __builtin_memcpy(row + c, halves, sizeof halves);
+      } else {
+        __builtin_memcpy(halves, row + c, sizeof halves);
+        for (index_t i = 0; i < lanes; ++i)
+          for (index_t half = 0; half < 2; ++half) row[c + 2 * i + half] = halves[half][i];
+      }
+    }
+  }
+
+  /// Calls body(rows, first, count) for runs of rows [first, first + count) as contiguous cells:
+  /// all at once where they are, else as many as fit on the stack.
+  template <class Body>
+  ZEROTUNE_ALWAYS_INLINE static void with_rows(const T* const* rows, index_t stride, index_t count,
+                                               index_t dim, const Body& body) {
+    if constexpr (!std::is_same_v<T, q8_0>) {
+      if (stride == 1) {
+        body(rows, index_t{0}, count);
+        return;
+      }
+    }
+    alignas(64) type copies[decode_dim];
+    const type* copied[decode_keys];
+    const index_t row = padded_dim(dim), fit = decode_dim / row;
+    for (index_t first = 0; first < count; first += fit) {
+      const index_t some = count - first < fit ? count - first : fit;
+      for (index_t n = 0; n < some; ++n) {
+        type* const copy = copies + n * row;
+        unpack_row(rows[first + n], stride, dim, copy);
+        copied[n] = copy;
+      }
+      body(copied, first, some);
+    }
+  }
+
+ private:
+  ZEROTUNE_ALWAYS_INLINE static void unpack_row(const T* from, index_t stride, index_t dim,
+                                                type* to) {
+    if constexpr (std::is_same_v<T, q8_0>) {
+      using bytes = vector_like<std::int8_t, Batch>;
+      using words = vector_like<std::int32_t, Batch>;
+      using reals = vector_like<float, Batch>;
+      for (index_t c = 0; c < dim; c += q8_0::size, from += stride) {
+        const Batch scale(static_cast<float>(from->scale));
+        for (index_t i = 0; i < q8_0::size; i += lanes) {
+          bytes raw;
+          __builtin_memcpy(&raw, from->values + i, sizeof raw);
+          const reals x = __builtin_convertvector(__builtin_convertvector(raw, words), reals);
+          (Batch(__builtin_bit_cast(register_of<Batch>, x)) * scale).store_aligned(to + c + i);
+        }
+      }
+    } else {
+      for (index_t c = 0; c < dim; ++c) to[c] = from[c * stride];
+    }
+  }
+};
+
+}  // namespace impl
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packing for attention (layer: kernel): queries into lanes, keys and values into rows and columns
+// as the register tiles read them, outputs back. Any element type and stride; an infinite query or
+// key becomes NaN, so that every logit made of it is NaN whatever its sign would have been.
+#pragma once
+
+#include "zerotune/kernel/simd/load.hpp"
+#include "zerotune/kernel/simd/panel.hpp"
+#include "zerotune/kernel/simd/transpose.hpp"
+
+namespace zerotune {
+inline namespace ZEROTUNE_ABI {
+namespace impl {
+
+/// x, or NaN where x is not finite.
+template <class Batch>
+ZEROTUNE_ALWAYS_INLINE Batch finite_or_nan(const Batch& x) {
+  return multiply_add(x, Batch(typename Batch::value_type(0)), x);
+}
+
+/// q[c][i] = factor * query i's coordinate c; zero in the lanes without a query.
+template <class Batch, class T>
+[[gnu::flatten]] void pack_queries(panel<Batch>& p, const T* q, index_t row_step, index_t stride,
+                                   index_t head_dim, typename Batch::value_type factor) noexcept {
+  const Batch f(factor), zero(typename Batch::value_type(0));
+  for (index_t n = 0; n < p.used; ++n)
+    for (index_t c = 0; c < head_dim; c += lanes<Batch>) {
+      const index_t columns = head_dim - c < lanes<Batch> ? head_dim - c : lanes<Batch>;
+      Batch square[Batch::size];
+      for (index_t i = 0; i < lanes<Batch>; ++i) {
+        const index_t query = n * lanes<Batch> + i;
+        square[i] =
+            query < p.queries
+                ? finite_or_nan(Batch(
+                      load_any<Batch>(q + query * row_step + c * stride, stride, columns) * f))
+                : zero;
+      }
+      transpose_square(square);
+      for (index_t i = 0; i < columns; ++i)
+        square[i].store_aligned(p.q + (c + i) * p.width + n * lanes<Batch>);
+    }
+}
+
+/// to[j][c] = the coordinates of key j, for `count` keys.
+template <class Batch, class T>
+[[gnu::flatten]] void pack_keys(const T* k, index_t row_step, index_t stride, index_t count,
+                                index_t head_dim, typename Batch::value_type* to,
+                                index_t to_row) noexcept {
+  for (index_t j = 0; j < count; ++j, k += row_step, to += to_row)
+    for (index_t c = 0; c < head_dim; c += lanes<Batch>) {
+      const index_t left = head_dim - c < lanes<Batch> ? head_dim - c : lanes<Batch>;
+      finite_or_nan(load_any<Batch>(k + c * stride, stride, left)).store_aligned(to + c);
+    }
+}
+
+/// to[c / group][j][c % group] = column c of value j, for `count` values; columns beyond value_dim
+/// are zero. False if one is not finite.
+template <class Batch, class T>
+[[gnu::flatten]] bool pack_values(const T* v, index_t row_step, index_t stride, index_t count,
+                                  index_t value_dim, typename Batch::value_type* to,
+                                  index_t to_tile) noexcept {
+  using real = typename Batch::value_type;
+  constexpr index_t group = panel_shape<Batch>::group;
+  constexpr index_t piece = group < lanes<Batch> ? group : lanes<Batch>;
+  const index_t padded = round_up(value_dim, group);
+  Batch poison(real(0));
+  for (index_t j = 0; j < count; ++j, v += row_step, to += group)
+    for (index_t c = 0; c < padded; c += lanes<Batch>) {
+      const index_t left = value_dim - c < lanes<Batch> ? value_dim - c : lanes<Batch>;
+      const Batch x = left > 0 ? load_any<Batch>(v + c * stride, stride, left) : Batch(real(0));
+      poison = multiply_add(x, Batch(real(0)), poison);
+      alignas(64) real line[Batch::size];
+      x.store_aligned(line);
+      for (index_t i = 0; i < lanes<Batch> && c + i < padded; i += piece)
+        __builtin_memcpy(to + (c + i) / group * to_tile + (c + i) % group, line + i,
+                         sizeof(real) * piece);
+    }
+  return sum_of_lanes(poison) == real(0);
+}
+
+/// Writes out[c][i] * factor[i] to row i, column c.
+template <class Batch, class T>
+[[gnu::flatten]] void unpack_output(const panel<Batch>& p, const typename Batch::value_type* factor,
+                                    T* out, index_t row_step, index_t stride,
+                                    index_t value_dim) noexcept {
+  using real = typename Batch::value_type;
+  for (index_t n = 0; n < p.used; ++n) {
+    const Batch f = Batch::load_aligned(factor + n * lanes<Batch>);
+    for (index_t c = 0; c < value_dim; c += lanes<Batch>) {
+      const index_t columns = value_dim - c < lanes<Batch> ? value_dim - c : lanes<Batch>;
+      Batch square[Batch::size];
+      for (index_t i = 0; i < lanes<Batch>; ++i)
+        square[i] = i < columns
+                        ? Batch::load_aligned(p.out + (c + i) * p.width + n * lanes<Batch>) * f
+                        : Batch(real(0));
+      transpose_square(square);
+      for (index_t i = 0; i < lanes<Batch> && n * lanes<Batch> + i < p.queries; ++i) {
+        T* const to = out + (n * lanes<Batch> + i) * row_step + c * stride;
+        if (stride == 1 && columns == lanes<Batch>) {
+          store(square[i], to);
+        } else if (stride == 1) {
+          store_first(square[i], to, columns);
+        } else {
+          real values[Batch::size];
+          square[i].store_unaligned(values);
+          for (index_t x = 0; x < columns; ++x) to[x * stride] = static_cast<T>(values[x]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace impl
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// The online softmax of a panel and a block of keys (layer: kernel): masks, maxima, weights, sums.
+// Logits are in units of log 2. Milakov and Gimelshein, arXiv 1805.02867.
+#pragma once
+
+#include "zerotune/kernel/simd/exp.hpp"
+#include "zerotune/kernel/simd/panel.hpp"
+
+namespace zerotune {
+inline namespace ZEROTUNE_ABI {
+namespace impl {
+
+/// A maximum that no logit has raised yet: above the masks, which may be the lowest finite number,
+/// and below every logit.
+template <class Real>
+constexpr Real no_maximum() {
+  return lowest_value<Real>() / 2;
+}
+
+/// Groups of keys of a block, [begin, end) counted from the block's origin, that a vector's rows
+/// have to do with.
+struct key_groups {
+  index_t begin = 0, end = 0;
+};
+
+/// Hides from each row of vector n the keys that it does not see, in the groups [begin, end).
+template <class Batch>
+[[gnu::flatten]] void mask_scores(const panel<Batch>& p, index_t n, index_t origin, key_groups part,
+                                  typename Batch::value_type* scores) noexcept {
+  using real = typename Batch::value_type;
+  constexpr index_t group = panel_shape<Batch>::group;
+  const range whole = p.vector_common[n];
+  real begins[Batch::size], ends[Batch::size];
+  bool ready = false;
+  Batch begin(real(0)), end(real(0));
+  for (index_t j = part.begin; j < part.end; j += group) {
+    if (whole.contains(range{origin + j, origin + j + group})) continue;
+    if (!ready) {
+      for (index_t i = 0; i < lanes<Batch>; ++i) {
+        const index_t query = n * lanes<Batch> + i;
+        // Lanes without a query see everything: their scores are 0.
+        const range seen = query < p.queries ? intersect(p.seen[query], {origin, origin + part.end})
+                                             : range{origin, origin + part.end};
+        begins[i] = static_cast<real>(seen.begin - origin);
+        ends[i] = seen.empty() ? begins[i] : static_cast<real>(seen.end - origin);
+      }
+      begin = Batch::load_unaligned(begins), end = Batch::load_unaligned(ends);
+      ready = true;
+    }
+    for (index_t i = j; i < j + group; ++i) {
+      real* const at = scores + i * p.width + n * lanes<Batch>;
+      const Batch position(static_cast<real>(i));
+      const auto visible = (position >= begin) & (position < end);
+      xsimd::select(visible, Batch::load_aligned(at), Batch(mask_bias<real>())).store_aligned(at);
+    }
+  }
+}
+
+/// Raises vector n's maxima, turns its scores of the groups into weights and adds them to the sums.
+/// shrink is what the former sums were and the former outputs are to be multiplied by. A NaN does
+/// not raise a maximum; it becomes a NaN of the sum.
+template <class Batch>
+[[gnu::flatten]] void exponentiate(panel<Batch>& p, index_t n, key_groups part,
+                                   typename Batch::value_type* scores,
+                                   typename Batch::value_type* shrink) noexcept {
+  using real = typename Batch::value_type;
+  const index_t lane = n * lanes<Batch>;
+  const Batch former = Batch::load_aligned(p.maximum + lane);
+  Batch even = former, odd = former;
+  for (index_t j = part.begin; j < part.end; j += 2) {
+    even = xsimd::max(Batch::load_aligned(scores + j * p.width + lane), even);
+    odd = xsimd::max(Batch::load_aligned(scores + (j + 1) * p.width + lane), odd);
+  }
+  const Batch maximum = xsimd::max(even, odd);
+  const Batch factor = exp2_nonpositive(former - maximum);
+  Batch sums[2] = {Batch::load_aligned(p.sum + lane) * factor, Batch(real(0))};
+  for (index_t j = part.begin; j < part.end; j += 2)
+    unrolled<2>([&](auto i) __attribute__((always_inline)) {
+      real* const at = scores + (j + i) * p.width + lane;
+      const Batch weight = exp2_nonpositive(Batch::load_aligned(at) - maximum);
+      weight.store_aligned(at);
+      sums[i] += weight;
+    });
+  maximum.store_aligned(p.maximum + lane);
+  (sums[0] + sums[1]).store_aligned(p.sum + lane);
+  factor.store_aligned(shrink + lane);
+}
+
+/// Weights of zero for keys [begin, end) of vector n.
+template <class Batch>
+void clear_weights(index_t n, index_t begin, index_t end,
+                   typename Batch::value_type* scores) noexcept {
+  using real = typename Batch::value_type;
+  for (index_t j = begin; j < end; ++j)
+    Batch(real(0)).store_aligned(scores + j * panel_shape<Batch>::width + n * lanes<Batch>);
+}
+
+}  // namespace impl
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune
