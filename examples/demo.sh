@@ -52,7 +52,7 @@ if [[ -n $model && ! -r $model ]]; then
 fi
 
 bash cmake/install_packages.sh g++ cmake ninja-build python3 python3-pip libpcre2-dev libcli11-dev \
-  nlohmann-json3-dev libxsimd-dev libdnnl-dev
+  nlohmann-json3-dev libxsimd-dev libeigen3-dev libdnnl-dev
 
 echo "zerotune: building the program" >&2
 mkdir -p build-demo

@@ -2,50 +2,27 @@
 #include "llama/forward.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <stdexcept>
 #include <string>
 
-#include "llama/elementwise.hpp"
+#include "llama/layer.hpp"
+#include "llama/sequence_checks.hpp"
 
 namespace llama {
 namespace {
 
-// Rows that go through the feed-forward network together: their activations stay in the cache.
-constexpr std::int64_t row_block = 256;
-
-[[noreturn]] void fail(std::size_t index, const std::string& what, const std::string& expected,
-                       const std::string& got) {
-  throw std::invalid_argument("forward: sequences[" + std::to_string(index) + "] " + what +
-                              ": expected " + expected + ", got " + got);
-}
-
-std::string below(std::int64_t end) { return "a value in [0, " + std::to_string(end) + ")"; }
-
 void check(const model_config& config, const sequence& s, std::size_t index) {
+  const sequence_name name{"forward", "sequences", index};
   const auto length = static_cast<std::int64_t>(s.tokens.size());
-  if (length == 0) fail(index, "tokens", "at least one", "none");
-  for (std::int64_t i = 0; i < length; ++i)
-    if (const int token = s.tokens[static_cast<std::size_t>(i)];
-        token < 0 || token >= config.vocabulary_size)
-      fail(index, "tokens[" + std::to_string(i) + "]", below(config.vocabulary_size),
-           std::to_string(token));
-  for (std::size_t i = 0; i < s.logits_at.size(); ++i) {
-    const std::string name = "logits_at[" + std::to_string(i) + "]";
-    const int at = s.logits_at[i];
-    if (at < 0 || at >= length) fail(index, name, below(length), std::to_string(at));
-    if (i > 0 && at <= s.logits_at[i - 1])
-      fail(index, name, "more than " + std::to_string(s.logits_at[i - 1]), std::to_string(at));
-  }
+  check_tokens(name, "tokens", s.tokens, config);
+  check_logits_at(name, s.logits_at, length);
   const std::int64_t past = s.cache ? s.cache->length() : 0;
-  if (past + length > config.context_length)
-    fail(index, "tokens", "at most context_length = " + std::to_string(config.context_length),
-         std::to_string(past + length));
+  check_length(name, "tokens", past + length, config);
   if (s.cache &&
       (s.cache->num_layers() != config.num_layers ||
        s.cache->num_kv_heads() != config.num_kv_heads || s.cache->head_dim() != config.head_dim))
-    fail(index, "cache", "one made for this model", "another shape");
+    name.fail("cache", "one made for this model", "another shape");
 }
 
 }  // namespace
@@ -104,34 +81,20 @@ forward_pass::forward_pass(const model& m, std::span<const sequence> sequences, 
     space.placements.push_back(place);
     for (std::size_t i = 0; i < s.tokens.size(); ++i, ++row) {
       m.weights().embed(s.tokens[i], space.residual.row(row));
-      const double position = static_cast<double>(place.past + static_cast<std::int64_t>(i));
-      for (std::int64_t j = 0; j < half; ++j) {
-        const double angle = position * m.weights().rope_frequencies[static_cast<std::size_t>(j)];
-        space.cosines.row(row).data()[j] = static_cast<float>(std::cos(angle));
-        space.sines.row(row).data()[j] = static_cast<float>(std::sin(angle));
-      }
+      rope_angles(m.weights(), place.past + static_cast<std::int64_t>(i), space.cosines.row(row),
+                  space.sines.row(row));
     }
   }
 }
 
-void forward_pass::normalize(std::int64_t first, std::int64_t count, const matrix& weight) {
-  for (std::int64_t i = 0; i < count; ++i)
-    rms_norm(space_.residual.row(first + i), weight.values(), model_.config().rms_epsilon,
-             space_.normalized.row(i));
-}
-
 void forward_pass::project(int layer) {
   const model_config& config = model_.config();
-  const layer_weights& weights = model_.weights().layers[static_cast<std::size_t>(layer)];
-  for (std::int64_t first = 0; first < num_rows_; first += row_block) {
-    const std::int64_t count = std::min(row_block, num_rows_ - first);
-    normalize(first, count, weights.attention_norm);
-    weights.qkv(space_.normalized.data(), space_.qkv.row(first).data(), count, threads_);
-  }
-  const auto q_and_k = static_cast<std::size_t>(config.q_dim() + config.kv_dim());
-  for (std::int64_t row = 0; row < num_rows_; ++row)
-    rotate(space_.qkv.row(row).first(q_and_k), config.head_dim, space_.cosines.row(row),
-           space_.sines.row(row));
+  const layer_rows rows(model_, layer, threads_);
+  for_each_block(num_rows_, [&](std::int64_t first, std::int64_t count) {
+    rows.project(count, space_.residual.row(first).data(), space_.cosines.row(first).data(),
+                 space_.sines.row(first).data(), space_.normalized.data(),
+                 space_.qkv.row(first).data());
+  });
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     kv_cache* const cache = sequences_[i].cache;
     if (!cache) continue;
@@ -186,9 +149,7 @@ zerotune::tensor_view<float, 3> forward_pass::lse(std::int64_t q_len) {
 }
 
 void forward_pass::finish(int layer) {
-  const model_config& config = model_.config();
-  const layer_weights& weights = model_.weights().layers[static_cast<std::size_t>(layer)];
-  if (layer + 1 == config.num_layers) {
+  if (layer + 1 == model_.config().num_layers) {
     // Rows move towards the front only, so none is overwritten before it is read.
     std::int64_t to = 0;
     for (std::size_t i = 0; i < sequences_.size(); ++i)
@@ -202,25 +163,23 @@ void forward_pass::finish(int layer) {
       }
     num_rows_ = to;
   }
-  for (std::int64_t first = 0; first < num_rows_; first += row_block) {
-    const std::int64_t count = std::min(row_block, num_rows_ - first);
+  const layer_rows rows(model_, layer, threads_);
+  for_each_block(num_rows_, [&](std::int64_t first, std::int64_t count) {
     float* const residual = space_.residual.row(first).data();
-    weights.attention_output(space_.attended.row(first).data(), residual, count, threads_,
-                             gemm_output::add);
-    normalize(first, count, weights.ffn_norm);
-    weights.gate_up(space_.normalized.data(), space_.gate_up.data(), count, threads_);
-    for (std::int64_t i = 0; i < count; ++i) swiglu(space_.gate_up.row(i), space_.activated.row(i));
-    weights.down(space_.activated.data(), residual, count, threads_, gemm_output::add);
-  }
+    rows.add_attention(count, space_.attended.row(first).data(), residual);
+    rows.expand(count, residual, space_.normalized.data(), space_.gate_up.data());
+    rows.contract(count, space_.gate_up.data(), space_.activated.data(), residual);
+  });
 }
 
 void forward_pass::write_logits(matrix& logits) {
   logits.resize(num_logits_, model_.config().vocabulary_size);
-  for (std::int64_t first = 0; first < num_rows_; first += row_block) {
-    const std::int64_t count = std::min(row_block, num_rows_ - first);
-    normalize(first, count, model_.weights().output_norm);
-    model_.weights().output(space_.normalized.data(), logits.row(first).data(), count, threads_);
-  }
+  const model_weights& weights = model_.weights();
+  for_each_block(num_rows_, [&](std::int64_t first, std::int64_t count) {
+    normalize_rows(space_.residual.row(first).data(), weights.output_norm,
+                   model_.config().rms_epsilon, count, space_.normalized.data());
+    weights.output(space_.normalized.data(), logits.row(first).data(), count, threads_);
+  });
 }
 
 void forward_pass::commit() {

@@ -46,8 +46,6 @@ class forward_pass {
   zerotune::tensor_view<float, 3> lse(std::int64_t q_len);
 
  private:
-  void normalize(std::int64_t first, std::int64_t count, const matrix& weight);
-
   const model& model_;
   std::span<const sequence> sequences_;
   workspace& space_;

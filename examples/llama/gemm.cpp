@@ -13,7 +13,7 @@ bool is_available(gemm_kind kind) {
 #if defined(ZEROTUNE_LLAMA_WITH_ONEDNN)
   return kind != gemm_kind::onednn_bf16 || onednn_has_bf16();
 #else
-  return kind == gemm_kind::native;
+  return kind == gemm_kind::eigen;
 #endif
 }
 
@@ -23,10 +23,14 @@ std::string_view name_of(gemm_kind kind) {
       return "onednn";
     case gemm_kind::onednn_bf16:
       return "onednn-bf16";
-    case gemm_kind::native:
+    case gemm_kind::eigen:
       break;
   }
-  return "native";
+  return "eigen";
+}
+
+gemm_kind default_gemm() {
+  return is_available(gemm_kind::onednn) ? gemm_kind::onednn : gemm_kind::eigen;
 }
 
 std::unique_ptr<const packed_matrix> pack(gemm_kind kind, const matrix& weights) {
@@ -34,9 +38,9 @@ std::unique_ptr<const packed_matrix> pack(gemm_kind kind, const matrix& weights)
     throw std::invalid_argument("pack: kind: expected one that this build and CPU offer, got " +
                                 std::string(name_of(kind)));
 #if defined(ZEROTUNE_LLAMA_WITH_ONEDNN)
-  if (kind != gemm_kind::native) return pack_onednn(kind, weights);
+  if (kind != gemm_kind::eigen) return pack_onednn(kind, weights);
 #endif
-  return pack_native(weights);
+  return pack_eigen(weights);
 }
 
 void packed_matrix::unpack_row(std::int64_t, std::span<float>) const {

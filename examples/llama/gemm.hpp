@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix products with weights that are packed once: y = x W^T + bias.
+// Matrix products with weights that are packed once: y = x W^T + bias, and dx = dy W for gradients.
 #pragma once
 
 #include <cstdint>
@@ -14,15 +14,18 @@ namespace llama {
 
 /// Who multiplies.
 enum class gemm_kind {
-  native,       ///< this host's own kernel, float
+  eigen,        ///< Eigen, float
   onednn,       ///< oneDNN, float
   onednn_bf16,  ///< oneDNN with weights and inputs rounded to bfloat16, sums in float
 };
 
 /// Whether this build has it and, for bfloat16, the CPU has instructions for it.
 bool is_available(gemm_kind kind);
-/// "native", "onednn" or "onednn-bf16".
+/// "eigen", "onednn" or "onednn-bf16".
 std::string_view name_of(gemm_kind kind);
+
+/// oneDNN where this build has it, else Eigen; float.
+gemm_kind default_gemm();
 
 /// What becomes of a product.
 enum class gemm_output { store, add };
@@ -41,6 +44,12 @@ class packed_matrix {
   /// @param x [rows, inputs] and @param y [rows, outputs], without gaps; they must not overlap
   virtual void multiply(const float* x, float* y, std::int64_t rows, gemm_output output,
                         executor_ref threads) const = 0;
+
+  /// x = y W or x += y W, the way that a gradient takes; threads as above. Never both W and its
+  /// transpose are in memory, but with oneDNN, which packs the transpose at the first call.
+  /// @param y [rows, outputs] and @param x [rows, inputs], without gaps; they must not overlap
+  virtual void multiply_transposed(const float* y, float* x, std::int64_t rows, gemm_output output,
+                                   executor_ref threads) const = 0;
 
   /// Whether unpack_row() works.
   virtual bool can_unpack() const { return false; }
@@ -75,6 +84,14 @@ class linear {
   /// @param x [rows, inputs] and @param y [rows, outputs], without gaps; they must not overlap
   void operator()(const float* x, float* y, std::int64_t rows, executor_ref threads,
                   gemm_output output = gemm_output::store) const;
+
+  /// dx = dy W or dx += dy W: the gradient of a loss with respect to x from that with respect to y,
+  /// with the same promises, except that the chain is cut at fixed outputs.
+  /// @param d_y [rows, outputs] and @param d_x [rows, inputs], without gaps; they must not overlap
+  void backward(const float* d_y, float* d_x, std::int64_t rows, executor_ref threads,
+                gemm_output output = gemm_output::store) const {
+    weights_->multiply_transposed(d_y, d_x, rows, output, threads);
+  }
 
  private:
   std::unique_ptr<const packed_matrix> weights_;

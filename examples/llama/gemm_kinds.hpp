@@ -6,7 +6,7 @@
 
 namespace llama {
 
-std::unique_ptr<const packed_matrix> pack_native(const matrix& weights);
+std::unique_ptr<const packed_matrix> pack_eigen(const matrix& weights);
 
 /// Absent without oneDNN.
 std::unique_ptr<const packed_matrix> pack_onednn(gemm_kind kind, const matrix& weights);

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "llama/gemm_kinds.hpp"
@@ -43,7 +44,10 @@ memory::data_type type_of(gemm_kind kind) {
   return kind == gemm_kind::onednn_bf16 ? memory::data_type::bf16 : memory::data_type::f32;
 }
 
-// Numbers of rows that there are primitives for: 256, 128, ... 2, at their logarithms.
+// Numbers of rows that there are primitives for: 256, 128, ... 4, at their logarithms. One or two
+// rows would get kernels of their own, which sum in another order (seen in bfloat16).
+constexpr int smallest_log2 = 2;
+constexpr std::int64_t smallest_size = std::int64_t{1} << smallest_log2;
 constexpr int num_sizes = 9;
 constexpr std::int64_t largest_size = std::int64_t{1} << (num_sizes - 1);
 
@@ -108,22 +112,38 @@ std::shared_ptr<shape_products> products_of(gemm_kind kind, std::int64_t inputs,
   return found;
 }
 
+/// A matrix [outputs, inputs] somewhere in memory.
+struct weight_view {
+  const float* data;
+  std::int64_t outputs, inputs;
+  std::int64_t output_stride, input_stride;
+};
+
 class onednn_matrix final : public packed_matrix {
  public:
-  onednn_matrix(gemm_kind kind, const matrix& weights)
-      : packed_matrix(weights.rows(), weights.columns()), kind_(kind) {
+  onednn_matrix(gemm_kind kind, const weight_view& weights)
+      : packed_matrix(weights.outputs, weights.inputs), kind_(kind) {
     const one_thread alone;
     dnnl::stream stream(cpu());
     for (std::int64_t first = 0; first < outputs(); first += block_columns) {
       const std::int64_t columns = std::min(block_columns, outputs() - first);
       auto products = products_of(kind, inputs(), columns, outputs());
       memory packed(products->weights(), cpu());
-      memory plain({{inputs(), columns}, memory::data_type::f32, memory::dims{1, inputs()}}, cpu(),
-                   const_cast<float*>(weights.row(first).data()));  // only read
+      memory plain({{inputs(), columns},
+                    memory::data_type::f32,
+                    memory::dims{weights.input_stride, weights.output_stride}},
+                   cpu(),
+                   const_cast<float*>(weights.data + first * weights.output_stride));  // only read
       dnnl::reorder(plain, packed).execute(stream, plain, packed);
       stream.wait();
       blocks_.push_back({std::move(products), std::move(packed), columns});
     }
+  }
+
+  void multiply_transposed(const float* y, float* x, std::int64_t rows, gemm_output output,
+                           executor_ref threads) const override {
+    std::call_once(transposed_made_, [this] { transposed_ = transpose(); });
+    transposed_->multiply(y, x, rows, output, threads);
   }
 
   void multiply(const float* x, float* y, std::int64_t rows, gemm_output output,
@@ -155,31 +175,56 @@ class onednn_matrix final : public packed_matrix {
     std::int64_t columns;
   };
 
+  /// W^T, packed; the rounded weights of bfloat16 stay what they are.
+  std::unique_ptr<const onednn_matrix> transpose() const {
+    const one_thread alone;
+    dnnl::stream stream(cpu());
+    matrix plain_weights(outputs(), inputs());
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      memory packed = blocks_[b].weights;
+      memory plain(
+          {{inputs(), blocks_[b].columns}, memory::data_type::f32, memory::dims{1, inputs()}},
+          cpu(), plain_weights.row(static_cast<std::int64_t>(b) * block_columns).data());
+      dnnl::reorder(packed, plain).execute(stream, packed, plain);
+      stream.wait();
+    }
+    return std::make_unique<onednn_matrix>(
+        kind_, weight_view{plain_weights.data(), inputs(), outputs(), 1, inputs()});
+  }
+
   void multiply_block(const char* x, std::int64_t element, float* y, std::int64_t rows,
                       gemm_output output, const block& b) const {
     const one_thread alone;
     std::int64_t done = 0;
-    while (rows - done >= 2) {
+    while (rows - done >= smallest_size) {
       const auto left = static_cast<std::uint64_t>(std::min(rows - done, largest_size));
       const int log2_rows = static_cast<int>(std::bit_width(left)) - 1;
       run(x + done * inputs() * element, y + done * outputs(), log2_rows, output, b);
       done += std::int64_t{1} << log2_rows;
     }
-    if (done == rows) return;
-    // A row alone would get a kernel of its own, which sums in another order (seen in bfloat16).
-    const std::int64_t row_bytes = inputs() * element;
-    thread_local std::vector<char> two_inputs;
-    thread_local std::vector<float> two_outputs;
-    two_inputs.assign(static_cast<std::size_t>(2 * row_bytes), 0);
-    std::copy_n(x + done * row_bytes, row_bytes, two_inputs.data());
-    two_outputs.assign(static_cast<std::size_t>(2 * outputs()), 0.0f);
-    const std::int64_t columns = b.columns;
-    std::copy_n(y + done * outputs(), output == gemm_output::add ? columns : 0, two_outputs.data());
-    run(two_inputs.data(), two_outputs.data(), 1, output, b);
-    std::copy_n(two_outputs.data(), columns, y + done * outputs());
+    if (done < rows) multiply_last(x, element, y, {done, rows}, output, b);
   }
 
-  /// A power of two of rows, at least two.
+  /// Rows [first, end) that are fewer than there is a primitive for: padded with zeros.
+  void multiply_last(const char* x, std::int64_t element, float* y,
+                     std::pair<std::int64_t, std::int64_t> rows, gemm_output output,
+                     const block& b) const {
+    const auto [first, end] = rows;
+    const std::int64_t row_bytes = inputs() * element;
+    thread_local std::vector<char> padded_inputs;
+    thread_local std::vector<float> padded_outputs;
+    padded_inputs.assign(static_cast<std::size_t>(smallest_size * row_bytes), 0);
+    std::copy_n(x + first * row_bytes, (end - first) * row_bytes, padded_inputs.data());
+    padded_outputs.assign(static_cast<std::size_t>(smallest_size * outputs()), 0.0f);
+    if (output == gemm_output::add)
+      for (std::int64_t i = first; i < end; ++i)
+        std::copy_n(y + i * outputs(), b.columns, padded_outputs.data() + (i - first) * outputs());
+    run(padded_inputs.data(), padded_outputs.data(), smallest_log2, output, b);
+    for (std::int64_t i = first; i < end; ++i)
+      std::copy_n(padded_outputs.data() + (i - first) * outputs(), b.columns, y + i * outputs());
+  }
+
+  /// A power of two of rows, at least smallest_size.
   static void run(const char* x, float* y, int log2_rows, gemm_output output, const block& b) {
     thread_local dnnl::stream stream(cpu());
     thread_local std::vector<std::byte> scratchpad;
@@ -198,12 +243,15 @@ class onednn_matrix final : public packed_matrix {
 
   gemm_kind kind_;
   std::vector<block> blocks_;
+  mutable std::once_flag transposed_made_;
+  mutable std::unique_ptr<const onednn_matrix> transposed_;
 };
 
 }  // namespace
 
 std::unique_ptr<const packed_matrix> pack_onednn(gemm_kind kind, const matrix& weights) {
-  return std::make_unique<onednn_matrix>(kind, weights);
+  return std::make_unique<onednn_matrix>(
+      kind, weight_view{weights.data(), weights.rows(), weights.columns(), weights.columns(), 1});
 }
 
 bool onednn_has_bf16() {

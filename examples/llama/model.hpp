@@ -34,11 +34,11 @@ class model {
 
   /// Reads a GGUF file's configuration and weights, which are decoded to float.
   /// @throws format_error that names the tensor or key, what was expected and what was found
-  static model from_gguf(const gguf_file& file, gemm_kind kind = gemm_kind::native);
+  static model from_gguf(const gguf_file& file, gemm_kind kind = default_gemm());
 
   /// The same of a checkpoint of llama2.c.
   static model from_llama2c(const llama2c_checkpoint& checkpoint,
-                            gemm_kind kind = gemm_kind::native);
+                            gemm_kind kind = default_gemm());
 
   const model_config& config() const { return config_; }
   const model_weights& weights() const { return weights_; }

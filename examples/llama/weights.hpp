@@ -54,12 +54,12 @@ class tensor_source {
 /// @throws format_error that names the tensor, what was expected and what was found;
 ///         std::invalid_argument if this build or CPU has not got `kind`
 model_weights load_weights(const model_config& config, const tensor_source& source,
-                           gemm_kind kind = gemm_kind::native);
+                           gemm_kind kind = default_gemm());
 
 /// The same from a GGUF file, decoded to float, or from a checkpoint of llama2.c.
 model_weights load_weights(const model_config& config, const gguf_file& file,
-                           gemm_kind kind = gemm_kind::native);
+                           gemm_kind kind = default_gemm());
 model_weights load_weights(const model_config& config, const llama2c_checkpoint& checkpoint,
-                           gemm_kind kind = gemm_kind::native);
+                           gemm_kind kind = default_gemm());
 
 }  // namespace llama

@@ -34,6 +34,43 @@ TEST(RmsNorm, IsTheFormula) {
   }
 }
 
+TEST(RmsNorm, BackwardIsTheDifferenceQuotient) {
+  for (const std::size_t length : {1u, 15u, 16u, 17u, 64u, 77u}) {
+    const std::vector<float> x = wave(length, 2.0f), weight = wave(length, 0.7f),
+                             d_y = wave(length, 1.3f), before = wave(length, 0.4f);
+    std::vector<float> d_x = before;
+    llama::rms_norm_backward(x, weight, 1e-5f, d_y, d_x);
+    // <d_y, rms_norm(x)> in double, with one element of x moved.
+    const auto value = [&](std::size_t moved, double by) {
+      double squares = 0.0, product = 0.0;
+      const auto at = [&](std::size_t i) { return d(x[i]) + (i == moved ? by : 0.0); };
+      for (std::size_t i = 0; i < length; ++i) squares += at(i) * at(i);
+      const double scale = 1.0 / std::sqrt(squares / static_cast<double>(length) + 1e-5);
+      for (std::size_t i = 0; i < length; ++i) product += d(d_y[i]) * at(i) * scale * d(weight[i]);
+      return product;
+    };
+    for (std::size_t i = 0; i < length; ++i)
+      EXPECT_NEAR(d(d_x[i]), d(before[i]) + (value(i, 1e-5) - value(i, -1e-5)) / 2e-5, 2e-6)
+          << length;
+  }
+}
+
+TEST(Rotate, BackIsTheInverse) {
+  for (const std::size_t half : {1u, 3u, 16u, 20u}) {
+    const std::size_t head_dim = 2 * half + 3;
+    const std::vector<float> before = wave(3 * head_dim, 1.5f);
+    std::vector<float> after = before, cosines(half), sines(half);
+    for (std::size_t i = 0; i < half; ++i) {
+      cosines[i] = std::cos(0.3f * static_cast<float>(i + 1));
+      sines[i] = std::sin(0.3f * static_cast<float>(i + 1));
+    }
+    llama::rotate(after, static_cast<int>(head_dim), cosines, sines);
+    EXPECT_NE(after, before);
+    llama::rotate_back(after, static_cast<int>(head_dim), cosines, sines);
+    for (std::size_t i = 0; i < before.size(); ++i) EXPECT_NEAR(d(after[i]), d(before[i]), 1e-6);
+  }
+}
+
 TEST(Rotate, TurnsPairsAndLeavesTheRest) {
   for (const std::size_t half : {1u, 3u, 16u, 20u, 32u}) {
     const std::size_t head_dim = 2 * half + 3;
@@ -68,6 +105,25 @@ TEST(Swiglu, IsTheFormulaFarOutToo) {
     const double expected = d(gate[i]) / (1.0 + std::exp(-d(gate[i]))) * d(up[i]);
     // Below -87 the result is not quite 0 relative to |gate|: e^-87 is 1.6e-38.
     EXPECT_NEAR(d(y[i]), expected, 1e-6 * std::abs(expected) + 1e-7) << gate[i];
+  }
+}
+
+TEST(Swiglu, BackwardIsTheFormulaFarOutToo) {
+  std::vector<float> gate;
+  for (float g = -120.0f; g <= 120.0f; g += 0.37f) gate.push_back(g);
+  gate.insert(gate.end(), {0.0f, -0.0f, 1e-30f, 1e30f, -1e30f});
+  const std::size_t count = gate.size();
+  const std::vector<float> up = wave(count, 3.0f), d_y = wave(count, 0.8f);
+  std::vector<float> both = gate, d_both(2 * count, -7.0f);
+  both.insert(both.end(), up.begin(), up.end());
+  llama::swiglu_backward(both, d_y, d_both);
+  for (std::size_t i = 0; i < count; ++i) {
+    const double g = d(gate[i]), sigmoid = 1.0 / (1.0 + std::exp(-g));
+    const double d_gate =
+        d(d_y[i]) * d(up[i]) * (sigmoid + g * (1.0 / (1.0 + std::exp(g))) * sigmoid);
+    const double d_up = d(d_y[i]) * g * sigmoid;
+    EXPECT_NEAR(d(d_both[i]), d_gate, 2e-6 * std::abs(d_gate) + 3e-6) << gate[i];
+    EXPECT_NEAR(d(d_both[count + i]), d_up, 2e-6 * std::abs(d_up) + 1e-7) << gate[i];
   }
 }
 

@@ -65,7 +65,7 @@ class Products : public testing::TestWithParam<llama::gemm_kind> {
   }
 };
 INSTANTIATE_TEST_SUITE_P(Forward, Products,
-                         testing::Values(llama::gemm_kind::native, llama::gemm_kind::onednn,
+                         testing::Values(llama::gemm_kind::eigen, llama::gemm_kind::onednn,
                                          llama::gemm_kind::onednn_bf16));
 
 TEST_P(Products, ABatchGivesWhatItsSequencesGiveAlone) {

@@ -74,6 +74,64 @@ TEST_P(Gemm, IsTheNaiveProduct) {
   }
 }
 
+TEST_P(Gemm, TransposedIsTheNaiveProduct) {
+  for (const auto& [rows, inputs, outputs] : {std::tuple{1, 1, 1},
+                                              {3, 7, 5},
+                                              {8, 48, 48},
+                                              {9, 33, 49},
+                                              {17, 100, 191},
+                                              {40, 97, 400},
+                                              {130, 64, 193},
+                                              {301, 21, 385},
+                                              {2, 30, 5000}}) {
+    const matrix y = random_matrix(rows, outputs, 1), w = random_matrix(outputs, inputs, 2);
+    const matrix before = random_matrix(rows, inputs, 4);
+    const linear layer(GetParam(), w, random_matrix(1, outputs, 3).values());
+    for (const gemm_output output : {gemm_output::store, gemm_output::add}) {
+      matrix x = random_matrix(rows, inputs, 4);
+      layer.backward(y.data(), x.data(), rows, {}, output);
+      for (std::int64_t i = 0; i < rows; ++i)
+        for (std::int64_t j = 0; j < inputs; ++j) {
+          double expected =
+              output == gemm_output::add ? static_cast<double>(before.row(i).data()[j]) : 0.0;
+          double magnitude = 1.0;
+          for (std::int64_t k = 0; k < outputs; ++k) {
+            const double product =
+                static_cast<double>(y.row(i).data()[k]) * static_cast<double>(w.row(k).data()[j]);
+            expected += product;
+            magnitude += std::abs(product);
+          }
+          ASSERT_NEAR(static_cast<double>(x.row(i).data()[j]), expected, tolerance() * magnitude)
+              << rows << 'x' << inputs << 'x' << outputs << " at " << i << ", " << j;
+        }
+    }
+  }
+}
+
+TEST_P(Gemm, ATransposedRowDoesNotDependOnTheOthers) {
+  for (const auto& [inputs, outputs] : {std::pair{576, 960},
+                                        {1536, 576},
+                                        {576, 3072},
+                                        {77, 131},
+                                        {77, 262},
+                                        {131, 77},
+                                        {77, 211},
+                                        {120, 77},
+                                        {77, 200}}) {
+    const matrix y = random_matrix(300, outputs, 5), w = random_matrix(outputs, inputs, 6);
+    const linear layer(GetParam(), w);
+    matrix all(300, inputs);
+    layer.backward(y.data(), all.data(), 300, {});
+    for (const int rows : {1, 2, 3, 7, 8, 31, 64, 129, 255}) {
+      const int first = 300 - rows;
+      matrix some(rows, inputs);
+      layer.backward(y.row(first).data(), some.data(), rows, {});
+      EXPECT_TRUE(std::ranges::equal(some.values(), all.values().last(some.values().size())))
+          << rows << " rows of " << outputs << " by " << inputs;
+    }
+  }
+}
+
 TEST_P(Gemm, ARowDoesNotDependOnTheOthers) {
   for (const auto& [inputs, outputs] : {std::pair{576, 960}, {1536, 576}, {77, 131}}) {
     const matrix x = random_matrix(300, inputs, 5), w = random_matrix(outputs, inputs, 6);
@@ -102,18 +160,31 @@ TEST_P(Gemm, ThreadsChangeNothing) {
   }
 }
 
+TEST_P(Gemm, ThreadsChangeNothingOfATransposedProduct) {
+  const matrix y = random_matrix(170, 1000, 5), w = random_matrix(1000, 300, 6);
+  const linear layer(GetParam(), w);
+  matrix serial(170, 300), parallel(170, 300);
+  layer.backward(y.data(), serial.data(), 170, {});
+  for (const int threads : {2, 3, 7}) {
+    zerotune::thread_pool pool(threads);
+    layer.backward(y.data(), parallel.data(), 170, pool);
+    EXPECT_TRUE(std::ranges::equal(serial.values(), parallel.values())) << threads;
+  }
+}
+
 TEST_P(Gemm, NoRowsIsNothing) {
   const linear layer(GetParam(), random_matrix(10, 10, 1));
   layer(nullptr, nullptr, 0, {});
+  layer.backward(nullptr, nullptr, 0, {});
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Gemm,
-                         testing::Values(gemm_kind::native, gemm_kind::onednn,
+                         testing::Values(gemm_kind::eigen, gemm_kind::onednn,
                                          gemm_kind::onednn_bf16));
 
 TEST(PackedMatrix, GivesItsRowsBack) {
   const matrix w = random_matrix(101, 37, 7);
-  const auto packed = llama::pack(gemm_kind::native, w);
+  const auto packed = llama::pack(gemm_kind::eigen, w);
   ASSERT_TRUE(packed->can_unpack());
   std::vector<float> row(37);
   for (const std::int64_t i : {0, 47, 48, 100}) {
@@ -124,7 +195,7 @@ TEST(PackedMatrix, GivesItsRowsBack) {
 
 TEST(Linear, RefusesABiasOfAnotherLength) {
   const std::vector<float> bias(9);
-  EXPECT_THROW(linear(gemm_kind::native, random_matrix(10, 10, 1), bias), std::invalid_argument);
+  EXPECT_THROW(linear(gemm_kind::eigen, random_matrix(10, 10, 1), bias), std::invalid_argument);
 }
 
 }  // namespace

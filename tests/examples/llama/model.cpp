@@ -60,7 +60,7 @@ TEST_P(SmolLM2, ContinuesGreedilyAsTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Products, SmolLM2,
-                         testing::Values(gemm_kind::native, gemm_kind::onednn,
+                         testing::Values(gemm_kind::eigen, gemm_kind::onednn,
                                          gemm_kind::onednn_bf16),
                          [](const auto& tested) {
                            std::string name(name_of(tested.param));

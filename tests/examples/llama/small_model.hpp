@@ -33,7 +33,7 @@ class random_source final : public tensor_source {
 };
 
 /// Three layers, 6 query and 2 key-value heads of 20; no size is a multiple of a vector's.
-inline model make_small_model(std::uint64_t seed = 1, gemm_kind kind = gemm_kind::native) {
+inline model make_small_model(std::uint64_t seed = 1, gemm_kind kind = llama::default_gemm()) {
   model_config config;
   config.architecture = "llama";
   config.num_layers = 3;
