@@ -15,7 +15,7 @@ two tasks in examples/data, reviews and topics, and prints the accuracy before a
   --model FILE  a GGUF file to tune instead of the one that is fetched; needs no network
   --help        this text
 
-All other options go to `zerotune tune`, for example --seed 2, --threads 4, --unsupervised; see
+All other options go to `zerotune tune`, for example --seed 2, --threads 4, --method paper; see
 build-demo/examples/zerotune/zerotune tune --help. The profiles are written to build-demo.
 HELP
 }

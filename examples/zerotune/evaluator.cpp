@@ -4,11 +4,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "evaluator_parts.hpp"
 #include "failure.hpp"
 #include "llama/probability.hpp"
-#include "llama/workspace.hpp"
 #include "scoring.hpp"
-#include "zerotune/policy/initial_token.hpp"
 
 namespace zerotune_cli {
 
@@ -24,48 +23,9 @@ const zerotune::quantities everything{.loglik = true, .generated = true, .entrop
 
 }  // namespace
 
-struct host_evaluator::prepared_row {
-  std::vector<int> prompt;
-  std::vector<std::vector<int>> choices;
-  std::vector<std::string> answers;  // the choices as parse_answer() takes them
-  std::size_t most_new_tokens = 0;
-};
-
 struct host_evaluator::request {
   zerotune::quantities wanted;
   bool whole_continuation = false;
-};
-
-struct host_evaluator::worker {
-  llama::workspace space;
-  std::vector<llama::kv_cache> caches;  // one per row of a batch
-  llama::matrix prompt_logits;          // [rows of the batch, vocabulary]
-  llama::matrix logits;
-};
-
-// Takes a worker for as long as it lives; there are never more than running threads.
-class host_evaluator::lease {
- public:
-  explicit lease(host_evaluator& owner) : owner_(owner) {
-    const std::lock_guard lock(owner_.mutex_);
-    if (!owner_.idle_.empty()) {
-      worker_ = std::move(owner_.idle_.back());
-      owner_.idle_.pop_back();
-    }
-  }
-  ~lease() {
-    if (!worker_) return;
-    const std::lock_guard lock(owner_.mutex_);
-    owner_.idle_.push_back(std::move(worker_));  // has the room: see the constructor of the owner
-  }
-  worker& get() {
-    if (!worker_) worker_ = std::make_unique<worker>();
-    return *worker_;
-  }
-
- private:
-  host_evaluator& owner_;
-  std::unique_ptr<worker> worker_;
 };
 
 host_evaluator::host_evaluator(const llama::model& model, const llama::tokenizer& tokens,
@@ -77,6 +37,7 @@ host_evaluator::host_evaluator(const llama::model& model, const llama::tokenizer
   pool_.parallel_for(static_cast<index_t>(rows_.size()), [&](index_t i) {
     const data_row& row = data.rows[static_cast<std::size_t>(i)];
     prepared_row& prepared = rows_[static_cast<std::size_t>(i)];
+    prepared.label = row.label;
     prepared.prompt = encode_prompt(tokens, prompts.render(row, settings.shots));
     std::size_t longest = 0;
     for (const std::string& choice : row.choices) {
@@ -112,11 +73,8 @@ std::vector<std::span<const index_t>> host_evaluator::batches(
     std::span<const index_t> examples) const {
   std::vector<std::span<const index_t>> result;
   std::size_t begin = 0, tokens = 0;
+  check(examples);
   for (std::size_t i = 0; i < examples.size(); ++i) {
-    if (examples[i] < 0 || examples[i] >= static_cast<index_t>(rows_.size()))
-      throw zerotune::invalid_argument(
-          "host_evaluator: examples[" + std::to_string(i) + "]: expected an index in [0, " +
-          std::to_string(rows_.size()) + "), got " + std::to_string(examples[i]));
     const std::size_t size = rows_[static_cast<std::size_t>(examples[i])].prompt.size();
     if (i > begin && (i - begin == batch_rows || tokens + size > batch_tokens)) {
       result.push_back(examples.subspan(begin, i - begin));
@@ -274,6 +232,14 @@ void host_evaluator::generate(const Policy& policy, std::span<const index_t> exa
   }
 }
 
+void host_evaluator::check(std::span<const index_t> examples) const {
+  for (std::size_t i = 0; i < examples.size(); ++i)
+    if (examples[i] < 0 || examples[i] >= static_cast<index_t>(rows_.size()))
+      throw zerotune::invalid_argument(
+          "host_evaluator: examples[" + std::to_string(i) + "]: expected an index in [0, " +
+          std::to_string(rows_.size()) + "), got " + std::to_string(examples[i]));
+}
+
 void host_evaluator::check(const zerotune::gamma_table& gamma) const {
   if (gamma.layers() != num_layers() || gamma.heads() != num_heads())
     throw zerotune::invalid_argument(
@@ -290,12 +256,6 @@ std::vector<zerotune::example_result> results_of(std::vector<row_answer> answers
   results.reserve(answers.size());
   for (row_answer& answer : answers) results.push_back(std::move(answer.result));
   return results;
-}
-
-auto policy_of(const zerotune::gamma_table& gamma) {
-  return [&gamma](const llama::attention_context& context) {
-    return zerotune::initial_token{gamma.row(context.layer)};
-  };
 }
 
 }  // namespace

@@ -63,6 +63,21 @@ class host_evaluator {
                                  std::span<const index_t> examples,
                                  const zerotune::progress_callback& progress);
 
+  /// Loss and gradient of every example, each by a pass of its own over the prompt and, in one tree
+  /// with it, the choices that the loss needs. Costs two forward passes over these tokens (more for
+  /// prompts whose activations exceed the memory) and at most `gradient_memory` beside the model.
+  /// @throws zerotune::invalid_argument for a table of another shape, an index out of range, a row
+  ///         without a label if the loss needs one, a weight that is not finite, or no weight at
+  ///         all
+  zerotune::example_gradients differentiate(const zerotune::gamma_table& gamma,
+                                            std::span<const index_t> examples,
+                                            const zerotune::loss_weights& weights,
+                                            const zerotune::progress_callback& progress);
+
+  /// Bytes that all threads together may keep of activations, unless a single row's inputs of all
+  /// layers need more.
+  static constexpr std::size_t gradient_memory = std::size_t{640} << 20;
+
   /// Tokens that every prompt begins with, which are computed once per table.
   index_t common_prefix() const { return static_cast<index_t>(prefix_.size()); }
   /// Mean number of tokens of a prompt.
@@ -73,6 +88,7 @@ class host_evaluator {
   struct worker;
   struct request;
   class lease;
+  class example_loss;
 
   template <class Policy>
   std::vector<row_answer> run(const Policy& policy, std::span<const index_t> examples,
@@ -88,7 +104,14 @@ class host_evaluator {
   void generate(const Policy& policy, std::span<const index_t> examples, bool whole, worker& w,
                 std::span<row_answer> answers);
   std::vector<std::span<const index_t>> batches(std::span<const index_t> examples) const;
+  std::vector<std::span<const index_t>> gradient_batches(
+      std::span<const index_t> examples, const zerotune::loss_weights& weights) const;
+  void differentiate_batch(const zerotune::gamma_table& gamma, std::span<const index_t> examples,
+                           const zerotune::loss_weights& weights, worker& w,
+                           std::span<double> losses, std::span<float> gradient);
   void check(const zerotune::gamma_table& gamma) const;
+  void check(std::span<const index_t> examples) const;
+  void check(std::span<const index_t> examples, const zerotune::loss_weights& weights) const;
 
   const llama::model& model_;
   const llama::tokenizer& tokens_;

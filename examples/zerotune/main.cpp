@@ -37,6 +37,8 @@ int run(int argc, char** argv) {
   zerotune_cli::add_evaluate(program);
   zerotune_cli::add_heads(program);
   zerotune_cli::add_tune(program);
+  zerotune_cli::add_analyze(program);
+  zerotune_cli::add_report(program);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -39,5 +39,7 @@ void add_generate(CLI::App& program);
 void add_evaluate(CLI::App& program);
 void add_heads(CLI::App& program);
 void add_tune(CLI::App& program);
+void add_analyze(CLI::App& program);
+void add_report(CLI::App& program);
 
 }  // namespace zerotune_cli

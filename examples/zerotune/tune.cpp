@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // zerotune tune: finds a gamma table for a task and says what it brought on rows never looked at.
-#include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "failure.hpp"
 #include "files.hpp"
+#include "llama/cpu.hpp"
+#include "llama/sha256.hpp"
 #include "loaded_model.hpp"
 #include "options.hpp"
 #include "tuning_options.hpp"
@@ -20,24 +22,43 @@ struct tune_options {
   model_options model;
   data_options data;
   probe_settings probe;
+  search_settings search;
   std::string output;
-  std::string method = "paper";
-  tuning_plan plan;
+  std::string journal;
+  zerotune::split_sizes sizes;
+  std::uint64_t seed = 1;
+  index_t controls = 0;
 };
 
+// What a journal must agree on: all that answers and gradients depend on but table and row.
+std::string journal_subject(const loaded_model& model, const tune_options& options,
+                            const prompt_template& prompts) {
+  return "model " + model.file.file_hash() + ", data " +
+         llama::sha256::of(read_file(options.data.data, std::size_t{1} << 30)) + ", template " +
+         llama::sha256::of(prompts.text()) + ", " + std::string(llama::instruction_set());
+}
+
+void check(const tune_options& options) {
+  if (options.search.method != "uniform" && options.sizes.profile < 1)
+    throw usage_error("--profile-rows: expected at least 1 for --method " + options.search.method +
+                      ", got 0");
+  if (!(options.probe.share > 0)) throw usage_error("--share: expected a value in (0, 1], got 0");
+}
+
 void run_tune(const tune_options& options) {
+  check(options);
+  constexpr bool differentiable = zerotune::differentiable_evaluator<host_evaluator>;
+  tuning_plan plan{
+      options.search.method, options.search.options(options.probe, options.seed, differentiable),
+      options.sizes,         options.seed,
+      options.controls,      nullptr};
   const data_set data = read_rows(options.data.data);
   const prompt_template prompts = prompt_template::from_option(options.data.prompt_template);
-  tuning_plan plan = options.plan;
-  plan.selects_heads = options.method == "paper";
-  plan.probe = options.probe.options();
-  plan.share = options.probe.share;
-  plan.search.goal = plan.probe.goal;
-  if (plan.selects_heads && plan.sizes.profile < 1)
-    throw usage_error("--profile-rows: expected at least 1 for --method paper, got 0");
-  if (!(plan.share > 0)) throw usage_error("--share: expected a value in (0, 1], got 0");
   const loaded_model model(options.model.model);
   host_evaluator host(model.model, model.tokens, prompts, data, {.threads = options.model.threads});
+  std::optional<tuning_journal> journal;
+  if (!options.journal.empty())
+    plan.journal = &journal.emplace(options.journal, journal_subject(model, options, prompts));
   tuning_outcome outcome = run_tuning(host, data, plan);
   outcome.result.model = model.describe();
   outcome.result.model.file_hash = model.file.file_hash();
@@ -57,9 +78,9 @@ void run_tune(const tune_options& options) {
 void add_tune(CLI::App& program) {
   CLI::App* const command = program.add_subcommand(
       "tune",
-      "Finds gamma for a task as the paper does: three disjoint splits, a head profile, only the "
-      "dominant kind of heads, a grid of gammas; then reads the test split once and reports both "
-      "scores with intervals and McNemar's test. Writes the profile as JSON.");
+      "Finds a gamma for every head for a task: three disjoint splits, candidate tables from the "
+      "profile split, a choice on the search split; then reads the test split once and reports "
+      "both scores with intervals and McNemar's test. Writes the profile as JSON.");
   const auto options = std::make_shared<tune_options>();
   options->model.add(*command);
   options->data.add(*command);
@@ -67,36 +88,29 @@ void add_tune(CLI::App& program) {
       ->required()
       ->type_name("FILE");
   command
-      ->add_option("--method", options->method,
-                   "paper: profile, select, search; uniform: search one gamma for all heads")
-      ->check(CLI::IsMember({"paper", "uniform"}))
-      ->capture_default_str();
+      ->add_option("--journal", options->journal,
+                   "append every finished piece of work to this file, and go on from what it "
+                   "already holds")
+      ->type_name("FILE");
+  options->search.add(*command);
   options->probe.add(*command);
-  tuning_plan& plan = options->plan;
-  command->add_option("--grid", plan.search.grid, "gammas to try, besides 1")
-      ->delimiter(',')
-      ->check(CLI::Range(0.0, 1e6))
-      ->capture_default_str();
   command
-      ->add_option("--max-divergence", plan.search.max_divergence,
-                   "cap on the mean divergence of the choices from the untouched model, nats; for "
-                   "the entropy objectives")
+      ->add_option("--profile-rows", options->sizes.profile, "rows to measure and learn heads on")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--profile-rows", plan.sizes.profile, "rows to profile heads on")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--search-rows", plan.sizes.search, "rows to search gamma on")
+  command->add_option("--search-rows", options->sizes.search, "rows to choose on")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--test-rows", plan.sizes.test, "rows to judge the result on, read once")
+  command->add_option("--test-rows", options->sizes.test, "rows to judge the result on, read once")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--seed", plan.seed, "of the splits, intervals and controls")
+  command->add_option("--seed", options->seed, "of the splits, minibatches, intervals and controls")
       ->capture_default_str();
   command
-      ->add_option("--controls", plan.controls,
-                   "also evaluate this many random selections of as many heads, same gamma")
+      ->add_option(
+          "--controls", options->controls,
+          "also evaluate the same gammas on random heads, with this many seeds (at least 5 "
+          "say something)")
       ->check(CLI::Range(0, 1000))
       ->capture_default_str();
   command->callback([options] { run_tune(*options); });

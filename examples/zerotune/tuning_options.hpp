@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Names of the library's choices on the command line, and options that heads and tune share.
+// Names of the library's choices on the command line, and how heads are profiled and tables
+// searched.
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "zerotune/tuning/head_profile.hpp"
+#include "zerotune/tuning/search.hpp"
 
 namespace zerotune_cli {
 
@@ -22,6 +26,7 @@ inline const std::map<std::string, zerotune::granularity>& granularity_names() {
 inline const std::map<std::string, zerotune::objective>& objective_names() {
   static const std::map<std::string, zerotune::objective> names{
       {"accuracy", zerotune::objective::accuracy},
+      {"likelihood", zerotune::objective::likelihood},
       {"entropy", zerotune::objective::entropy},
       {"choice-entropy", zerotune::objective::choice_entropy}};
   return names;
@@ -62,6 +67,29 @@ struct probe_settings {
   zerotune::probe_options options() const {
     return {granularity_names().at(granularity), probe_gamma, objective_names().at(objective)};
   }
+};
+
+/// A loss as --loss names it: parts with optional weights, such as "choices=1,vocabulary=0.5".
+/// @throws usage_error for an unknown part, one named twice, or a weight that is not finite and > 0
+zerotune::loss_weights parse_loss(std::string_view text);
+
+/// What --method accepts.
+const std::vector<std::string>& method_names();
+
+/// How a table is searched.
+struct search_settings {
+  std::string method = "auto";
+  std::string profiling;      ///< empty: by the method
+  std::string loss;           ///< empty: by the objective
+  std::vector<float> grid{};  ///< empty: by the method
+  zerotune::search_options search;
+
+  void add(CLI::App& command);
+  /// @param differentiable  whether the host gives gradients; without them auto leaves out what
+  ///                        needs them
+  /// @throws usage_error for a loss that cannot be parsed
+  zerotune::search_options options(const probe_settings& probe, std::uint64_t seed,
+                                   bool differentiable) const;
 };
 
 /// Rows of a profile as a table: unit, effect, kind.

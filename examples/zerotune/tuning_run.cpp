@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tuning_run.hpp"
 
-#include <chrono>
+#include <algorithm>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "failure.hpp"
 #include "progress.hpp"
 #include "table.hpp"
 #include "tuning_options.hpp"
+#include "zerotune/tuning/loss.hpp"
 #include "zerotune/tuning/statistics.hpp"
 
 namespace zerotune_cli {
@@ -17,6 +20,7 @@ namespace {
 using zerotune::comparison;
 using zerotune::example_result;
 using results = std::vector<example_result>;
+using recorded_host = zerotune::recorded_evaluator<host_evaluator>;
 
 constexpr zerotune::quantities everything{.loglik = true, .generated = true, .entropy = true};
 constexpr zerotune::quantities both_scores{.loglik = true, .generated = true, .entropy = false};
@@ -54,33 +58,46 @@ std::vector<std::string> ids_of(const data_set& data, const std::vector<index_t>
   return ids;
 }
 
-// The tuned and the untouched model on some rows, both scores.
-results evaluate_all(host_evaluator& host, const zerotune::gamma_table& gamma,
-                     const std::vector<index_t>& examples, const char* label) {
-  progress bar(label);
-  return host.evaluate(gamma, examples, both_scores, bar.callback());
-}
+// One bar after another: a phase ends when the next one begins.
+class phase_bars {
+ public:
+  zerotune::phase_callback callback() {
+    return [this](const char* phase) {
+      bar_ = std::make_unique<progress>(phase);
+      return bar_->callback();
+    };
+  }
+
+ private:
+  std::unique_ptr<progress> bar_;
+};
 
 class tuning {
  public:
   tuning(host_evaluator& host, const data_set& data, const tuning_plan& plan)
-      : host_(host), data_(data), plan_(plan), labels_(data.labels()) {}
+      : plain_host_(host),
+        host_(host, plan.journal ? plan.journal->sink() : zerotune::record_sink{}),
+        data_(data),
+        plan_(plan),
+        labels_(data.labels()) {}
 
   tuning_outcome run() {
     labelled_ = !data_.is_unlabelled();
-    if (plan_.probe.goal == zerotune::objective::accuracy) data_.require_labels("tune");
+    if (reads_labels()) data_.require_labels("tune");
     try {
       out_.splits = zerotune::make_splits(labels_, plan_.sizes, plan_.seed);
     } catch (const zerotune::invalid_argument& error) {
       throw usage_error(data_.name + ": " + error.what());
     }
-    const auto start = std::chrono::steady_clock::now();
-    select();
-    search();
-    out_.result.cost = {
-        .forward_rows = out_.profile.forward_rows + out_.search.forward_rows,
-        .backward_rows = 0,
-        .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()};
+    restore();
+    {
+      phase_bars bars;
+      out_.search = zerotune::search_table(host_, out_.splits.profile, out_.splits.search, labels_,
+                                           plan_.search, bars.callback());
+    }
+    out_.result.cost = host_.cost();
+    out_.result.gamma = out_.search.chosen().gamma;
+    out_.result.warnings = out_.search.warnings;
     check_placebo();
     test();
     record();
@@ -88,35 +105,31 @@ class tuning {
   }
 
  private:
-  index_t unit_total() const {
-    return zerotune::unit_count(plan_.probe.unit, host_.num_layers(), host_.num_heads());
+  bool uses_gradient() const {
+    const zerotune::search_methods& methods = plan_.search.methods;
+    return methods.gradient_select || methods.descent ||
+           (methods.paper && plan_.search.profile == zerotune::profiling::gradient);
   }
-  zerotune::gamma_table table_of(const std::vector<index_t>& units, float gamma) const {
-    return zerotune::unit_table(plan_.probe.unit, host_.num_layers(), host_.num_heads(), units,
-                                gamma);
+  bool reads_labels() const {
+    return zerotune::is_supervised(plan_.search.race.goal) ||
+           (plan_.search.methods.paper && zerotune::is_supervised(plan_.search.probe.goal)) ||
+           (uses_gradient() && zerotune::is_supervised(plan_.search.descent.loss));
   }
 
-  void select() {
-    if (!plan_.selects_heads) {
-      for (index_t unit = 0; unit < unit_total(); ++unit) out_.selected.push_back(unit);
-      return;
+  void restore() {
+    if (!plan_.journal) return;
+    try {
+      for (const auto& record : plan_.journal->contents().evaluations) host_.restore(record);
+      for (const auto& record : plan_.journal->contents().gradients) host_.restore(record);
+    } catch (const zerotune::invalid_argument& error) {
+      throw usage_error(std::string("--journal: ") + error.what());
     }
-    progress bar("profiling heads");
-    out_.profile =
-        zerotune::profile_heads(host_, out_.splits.profile, labels_, plan_.probe, bar.callback());
-    out_.kind = zerotune::dominant_kind(out_.profile);
-    out_.selected = zerotune::select_units(out_.profile, out_.kind, plan_.share);
-    if (out_.selected.empty())
-      out_.result.warnings.push_back(
-          "no head had any effect on the profile split: nothing was selected");
   }
 
-  void search() {
-    progress bar("searching gamma");
-    out_.search = zerotune::search_gamma(host_, plan_.probe.unit, out_.selected, out_.splits.search,
-                                         labels_, plan_.search, bar.callback());
-    out_.result.gamma = table_of(out_.selected, out_.search.gamma());
-    for (const std::string& warning : out_.search.warnings) out_.result.warnings.push_back(warning);
+  results evaluate(const zerotune::gamma_table& gamma, const std::vector<index_t>& examples,
+                   const char* label) {
+    progress bar(label);
+    return host_.evaluate(gamma, examples, both_scores, bar.callback());
   }
 
   // The model without a modifier against the whole machinery at gamma = 1.
@@ -125,11 +138,11 @@ class tuning {
         out_.splits.profile.empty() ? out_.splits.search : out_.splits.profile;
     progress bar("placebo");
     const index_t rows = static_cast<index_t>(examples.size());
-    const results plain = host_.evaluate_untouched(
+    const results plain = plain_host_.evaluate_untouched(
         examples, everything, [&](index_t done, index_t) { bar.update(done, 2 * rows); });
     const results placebo =
-        host_.evaluate(table_of(out_.selected, 1.0f), examples, everything,
-                       [&](index_t done, index_t) { bar.update(rows + done, 2 * rows); });
+        plain_host_.evaluate(ones(), examples, everything,
+                             [&](index_t done, index_t) { bar.update(rows + done, 2 * rows); });
     out_.result.placebo_equal = plain == placebo;
     if (plain != placebo)
       out_.result.warnings.push_back(
@@ -138,72 +151,113 @@ class tuning {
 
   void test() {
     if (!labelled_) return;
-    const std::vector<index_t>& rows = out_.splits.search;
-    const zerotune::gamma_table ones(host_.num_layers(), host_.num_heads());
-    const bool changes = !out_.result.gamma.is_identity();
-    if (plan_.search.goal == zerotune::objective::accuracy) {
-      std::size_t one = 0;
-      while (out_.search.candidates[one].gamma != 1.0f) ++one;
-      out_.result.search = compare(out_.search.results[one], out_.search.results[out_.search.best],
-                                   rows, labels_, plan_.seed);
-    } else {
-      const results before = evaluate_all(host_, ones, rows, "search split, untouched");
-      out_.result.search = compare(
-          before,
-          changes ? evaluate_all(host_, out_.result.gamma, rows, "search split, tuned") : before,
-          rows, labels_, plan_.seed);
-    }
+    out_.result.search =
+        compare_on(out_.splits.search, "search split, untouched", "search split, tuned");
     const std::vector<index_t>& test = out_.splits.test;
-    if (test.empty()) return;
-    const results before = evaluate_all(host_, ones, test, "test split, untouched");
-    const results after =
-        changes ? evaluate_all(host_, out_.result.gamma, test, "test split, tuned") : before;
-    out_.result.test = compare(before, after, test, labels_, plan_.seed);
-    for (index_t control = 0; control < plan_.controls; ++control) {
-      const std::uint64_t seed = plan_.seed + 1 + static_cast<std::uint64_t>(control);
-      const std::vector<index_t> units =
-          zerotune::random_units(plan_.probe.unit, host_.num_layers(), host_.num_heads(),
-                                 static_cast<index_t>(out_.selected.size()), seed);
-      const results answers = evaluate_all(host_, table_of(units, out_.search.gamma()), test,
-                                           "test split, random heads");
-      out_.result.controls.push_back({seed, units, report_scores(answers, test, labels_)});
+    if (!test.empty())
+      out_.result.test = compare_on(test, "test split, untouched", "test split, tuned");
+    const comparison& seen = out_.result.test ? *out_.result.test : *out_.result.search;
+    if (seen.tuned.invalid > 0.5)
+      out_.result.warnings.push_back(
+          "most answers of the tuned model (" + format_number("%.0f", 100 * seen.tuned.invalid) +
+          "%) are none of the choices: the prompt or the choices may not suit the model");
+    if (!test.empty()) control(test);
+  }
+
+  comparison compare_on(const std::vector<index_t>& rows, const char* before, const char* after) {
+    const results untouched = evaluate(ones(), rows, before);
+    return compare(untouched, evaluate(out_.result.gamma, rows, after), rows, labels_, plan_.seed);
+  }
+
+  // The same gammas on random heads: on random units where the paper's procedure chose units.
+  void control(const std::vector<index_t>& test) {
+    const zerotune::tuning_candidate& chosen = out_.search.chosen();
+    if (plan_.controls > 0 && (chosen.method == "uniform" || chosen.gamma.is_identity()))
+      out_.result.warnings.push_back("no controls: all heads have the same gamma");
+    else
+      for (index_t i = 0; i < plan_.controls; ++i)
+        control(test, plan_.seed + 1 + static_cast<std::uint64_t>(i));
+  }
+  void control(const std::vector<index_t>& test, std::uint64_t seed) {
+    const zerotune::tuning_candidate& chosen = out_.search.chosen();
+    zerotune::control_report control{seed, {}, {}};
+    zerotune::gamma_table table;
+    if (chosen.method == "paper") {
+      const zerotune::granularity unit = plan_.search.probe.unit;
+      control.units =
+          zerotune::random_units(unit, host_.num_layers(), host_.num_heads(),
+                                 static_cast<index_t>(out_.search.selected.size()), seed);
+      table = zerotune::unit_table(unit, host_.num_layers(), host_.num_heads(), control.units,
+                                   *chosen.factor);
+    } else {
+      table = zerotune::shuffled_heads(chosen.gamma, seed);
     }
+    control.scores =
+        report_scores(evaluate(table, test, "test split, random heads"), test, labels_);
+    out_.result.controls.push_back(std::move(control));
   }
 
   void record() {
     zerotune::tuning_profile& p = out_.result;
     p.seed = plan_.seed;
-    p.method = plan_.selects_heads ? "paper" : "uniform";
+    p.method = plan_.method;
+    p.chosen_method = out_.search.chosen().method;
+    p.chosen_detail = out_.search.chosen().detail;
     p.splits = {ids_of(data_, out_.splits.profile), ids_of(data_, out_.splits.search),
                 ids_of(data_, out_.splits.test)};
-    p.objective = name_of(objective_names(), plan_.search.goal);
-    p.granularity = name_of(granularity_names(), plan_.probe.unit);
-    if (plan_.selects_heads) {
-      p.kind = name_of(out_.kind);
-      p.probe_gamma = static_cast<double>(plan_.probe.gamma);
-      p.share = plan_.share;
-      for (index_t unit = 0; unit < unit_total(); ++unit) {
-        const zerotune::objective_score& effect =
-            out_.profile.effect[static_cast<std::size_t>(unit)];
-        const bool selected =
-            std::find(out_.selected.begin(), out_.selected.end(), unit) != out_.selected.end();
-        p.units.push_back({unit, effect.value, effect.tie, selected});
-      }
+    p.objective = name_of(objective_names(), plan_.search.race.goal);
+    if (out_.search.profile) record_paper();
+    if (out_.search.gradient) {
+      p.loss = plan_.search.descent.loss;
+      p.gradient = {out_.search.gradient->mean, out_.search.gradient->standard_error};
     }
-    for (std::size_t i = 0; i < out_.search.candidates.size(); ++i) {
-      const zerotune::search_candidate& candidate = out_.search.candidates[i];
-      zerotune::grid_point point{static_cast<double>(candidate.gamma),
-                                 candidate.score.value,
-                                 candidate.divergence,
-                                 candidate.admitted,
-                                 {}};
-      if (plan_.search.goal == zerotune::objective::accuracy)
-        point.scores = report_scores(out_.search.results[i], out_.splits.search, labels_);
-      p.grid.push_back(std::move(point));
+    if (out_.search.descent)
+      for (const zerotune::descent_step& step : out_.search.descent->steps)
+        p.descent.push_back({step.step, step.loss, step.gradient_norm});
+    for (std::size_t i = 0; i < out_.search.candidates.size(); ++i) record_candidate(i);
+  }
+
+  void record_paper() {
+    zerotune::tuning_profile& p = out_.result;
+    const zerotune::head_profile& profile = *out_.search.profile;
+    p.granularity = name_of(granularity_names(), profile.unit);
+    p.kind = name_of(out_.search.kind);
+    p.probe_gamma = static_cast<double>(profile.probe_gamma);
+    p.share = plan_.search.share;
+    const std::vector<index_t>& selected = out_.search.selected;
+    for (index_t unit = 0; unit < static_cast<index_t>(profile.effect.size()); ++unit) {
+      const zerotune::objective_score& effect = profile.effect[static_cast<std::size_t>(unit)];
+      const bool chosen = std::find(selected.begin(), selected.end(), unit) != selected.end();
+      p.units.push_back({unit, effect.value, effect.tie, chosen});
     }
   }
 
-  host_evaluator& host_;
+  void record_candidate(std::size_t i) {
+    const zerotune::tuning_candidate& candidate = out_.search.candidates[i];
+    const zerotune::raced_candidate& raced = out_.search.race.candidates[i];
+    zerotune::candidate_report report;
+    report.method = candidate.method;
+    report.detail = candidate.detail;
+    if (candidate.factor) report.gamma = static_cast<double>(*candidate.factor);
+    report.strength = zerotune::strength_of(candidate.gamma);
+    report.rows = raced.rows;
+    report.objective = raced.score.value;
+    report.tie = raced.score.tie;
+    report.divergence = raced.divergence;
+    report.spread = raced.spread;
+    report.admitted = raced.admitted;
+    if (zerotune::is_supervised(plan_.search.race.goal)) {
+      const std::vector<index_t> seen(out_.splits.search.begin(),
+                                      out_.splits.search.begin() + raced.rows);
+      report.scores = report_scores(out_.search.race.results[i], seen, labels_);
+    }
+    out_.result.candidates.push_back(std::move(report));
+  }
+
+  zerotune::gamma_table ones() const { return {host_.num_layers(), host_.num_heads()}; }
+
+  host_evaluator& plain_host_;
+  recorded_host host_;
   const data_set& data_;
   const tuning_plan& plan_;
   std::vector<index_t> labels_;

@@ -78,7 +78,9 @@ TYPED_TEST(gamma_faults, gamma_zero_in_a_row_that_sees_only_the_initial_token_ch
     EXPECT_EQ(row(f.out), row(untouched.out)) << f.names[form];
     EXPECT_EQ(row(f.square), row(untouched.square)) << f.names[form];
     EXPECT_EQ(row(f.corrected), row(untouched.corrected)) << f.names[form];
-    EXPECT_EQ(f.lse.at(0), untouched.lse.at(0)) << f.names[form];
+    // Attention keeps no earlier state: it computes such a row by itself, in another order of sums.
+    const bool computed = std::string(f.names[form]) == "attention";
+    EXPECT_NEAR(f.lse.at(0), untouched.lse.at(0), computed ? 1e-6 : 0) << f.names[form];
   }
 }
 

@@ -70,7 +70,7 @@ class Consumer:
 
     def add_subdirectory(self) -> None:
         self.configure("add_subdirectory", "-DCONSUMER_PARTS=" + ";".join(self.parts))
-        self.build_and_run("consumer", "parts")
+        self.build_and_run("consumer", "parts", "dispatch")
 
     def fetch_content(self) -> None:
         self.configure("fetch_content")
@@ -85,7 +85,7 @@ class Consumer:
                 "find_package", f"-DCMAKE_PREFIX_PATH={prefix}", f"-DZEROTUNE_VERSION={minor}",
                 "-DCONSUMER_PARTS=" + ";".join(parts),
             )  # fmt: skip
-            self.build_and_run("consumer", "parts")
+            self.build_and_run("consumer", "parts", "dispatch")
 
     def wrong_version(self) -> None:
         prefix = self.install()

@@ -12,7 +12,7 @@ using back_end = zerotune::backend::scalar;
 #endif
 
 void ZEROTUNE_DISPATCHED(dispatch_test_arguments& a) {
-#if defined(__AMX_BF16__)
+#if defined(__AMX_BF16__) || defined(__AMXBF16__)  // the latter: Clang before 15
   a.compiled_for = "amx_bf16";
 #elif defined(__AVX512BF16__)
   a.compiled_for = "avx512_bf16";

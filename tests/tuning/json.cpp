@@ -50,7 +50,13 @@ tuning_profile full_profile() {
   p.probe_gamma = 2;
   p.share = 0.4;
   p.units = {{0, 0.125, -0.5, true}, {1, -0.25, 0, false}};
-  p.grid = {{0.5, 0.75, 0.1, true, scores}, {1, 0.5, 0, true, {}}};
+  p.chosen_method = "descent";
+  p.chosen_detail = "8 steps";
+  p.loss = {1, 0.5, 0, 0.25};
+  p.gradient = {{-1, 2, 0.5, 0, 1e-9, 3}, {0.1, 0.2, 0.3, 0.4, 0.5, 0.6}};
+  p.descent = {{1, 2.5, 0.125}, {2, 2.25, 0.0625}};
+  p.candidates = {{"uniform", "gamma 0.3", 0.3f, 1.2, 32, 0.75, -1, 0.1, 0.6, true, scores},
+                  {"descent", "8 steps", {}, 0.4, 128, 0.5, -2, 0, 0.1, false, {}}};
   p.placebo_equal = true;
   p.controls = {{7, {1, 2}, scores}};
   p.warnings = {"look out"};
@@ -70,6 +76,11 @@ TEST(json, what_is_written_is_read_back) {
   EXPECT_EQ(after.test->tuned.generated_interval, before.test->tuned.generated_interval);
   EXPECT_EQ(after.test->mcnemar_likelihood, 0.5);
   EXPECT_EQ(after.controls.at(0).units, before.controls.at(0).units);
+  ASSERT_TRUE(after.gradient && after.loss);
+  EXPECT_EQ(after.gradient->standard_error, before.gradient->standard_error);
+  EXPECT_EQ(after.loss->choice_entropy, 0.25);
+  EXPECT_EQ(after.candidates.at(0).gamma, before.candidates.at(0).gamma);
+  EXPECT_FALSE(after.candidates.at(1).gamma || after.candidates.at(1).admitted);
   // Everything else: the second text is the first.
   EXPECT_EQ(write_profile(after), text);
 }
@@ -148,7 +159,13 @@ TEST(json, members_of_the_wrong_type_are_named) {
                {R"("splits": {"test": ["a", 3]})", "splits.test[1]"},
                {R"("cost": {"seconds": "long"})", "cost.seconds"},
                {R"("metrics": {"test": {"untouched": {}}})", "metrics.test"},
-               {R"("grid": [{"gamma": -1}])", "grid[0].gamma"},
+               {R"("candidates": [{"gamma": -1}])", "candidates[0].gamma"},
+               {R"("candidates": [{"rows": 0.5}])", "candidates[0].rows"},
+               {R"("descent": [{"step": -1}])", "descent[0].step"},
+               {R"("loss": {"choices": "x"})", "loss.choices"},
+               {R"("gradient": {"mean": [[1, 2]], "standard_error": []})", "gradient.mean"},
+               {R"("gradient": {"mean": [[1, 2], [1]], "standard_error": []})", "gradient.mean[1]"},
+               {R"("chosen": {"method": 1})", "chosen.method"},
                {R"("units": [{"selected": 1}])", "units[0].selected"},
                {R"("controls": [{"units": [-1], "scores": {}}])", "controls[0].units[0]"},
                {R"("metrics": {"test": {"untouched": {"generated_interval": [0]}, "tuned": {}}})",

@@ -163,6 +163,61 @@ inline comparison read_comparison(const profile_node& node) {
   return result;
 }
 
+inline candidate_report read_candidate(const profile_node& node) {
+  candidate_report candidate;
+  take(node, "method", candidate.method);
+  take(node, "detail", candidate.detail);
+  if_member(node, "gamma",
+            [&](const profile_node& n) { candidate.gamma = static_cast<double>(n.gamma()); });
+  take(node, "strength", candidate.strength);
+  take(node, "rows", candidate.rows);
+  take(node, "objective", candidate.objective);
+  take(node, "tie", candidate.tie);
+  take(node, "divergence", candidate.divergence);
+  take(node, "spread", candidate.spread);
+  if_member(node, "admitted", [&](const profile_node& n) { candidate.admitted = n.boolean(); });
+  if_member(node, "scores", [&](const profile_node& n) { candidate.scores = read_scores(n); });
+  return candidate;
+}
+
+/// Numbers [layers][heads], of the shape of the profile's table.
+inline std::vector<double> read_heads(const profile_node& node, const gamma_table& gamma) {
+  const std::size_t layers = static_cast<std::size_t>(gamma.layers());
+  const std::size_t heads = static_cast<std::size_t>(gamma.heads());
+  if (node.size() != layers) node.wrong("an array of " + std::to_string(layers) + " layers");
+  std::vector<double> values;
+  values.reserve(layers * heads);
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    const profile_node row = node.element(layer);
+    if (row.size() != heads) row.wrong("an array of " + std::to_string(heads) + " numbers");
+    for (std::size_t head = 0; head < heads; ++head) values.push_back(row.element(head).number());
+  }
+  return values;
+}
+
+inline void read_search(const profile_node& root, tuning_profile& profile) {
+  if_member(root, "loss", [&](const profile_node& node) {
+    loss_weights& loss = profile.loss.emplace(loss_weights{0, 0, 0, 0});
+    take(node, "choices", loss.choices);
+    take(node, "vocabulary", loss.vocabulary);
+    take(node, "entropy", loss.entropy);
+    take(node, "choice_entropy", loss.choice_entropy);
+  });
+  if_member(root, "gradient", [&](const profile_node& node) {
+    gradient_report& gradient = profile.gradient.emplace();
+    gradient.mean = read_heads(node.member("mean"), profile.gamma);
+    gradient.standard_error = read_heads(node.member("standard_error"), profile.gamma);
+  });
+  take_list(root, "descent", profile.descent, [](const profile_node& node) {
+    step_report step;
+    take(node, "step", step.step);
+    take(node, "loss", step.loss);
+    take(node, "gradient_norm", step.gradient_norm);
+    return step;
+  });
+  take_list(root, "candidates", profile.candidates, read_candidate);
+}
+
 inline void read_history(const profile_node& root, tuning_profile& profile) {
   const auto text = [](const profile_node& node) { return node.text(); };
   take(root, "template", profile.template_text);
@@ -197,15 +252,11 @@ inline void read_history(const profile_node& root, tuning_profile& profile) {
     if_member(node, "selected", [&](const profile_node& n) { unit.selected = n.boolean(); });
     return unit;
   });
-  take_list(root, "grid", profile.grid, [](const profile_node& node) {
-    grid_point point;
-    point.gamma = node.member("gamma").gamma();
-    take(node, "objective", point.objective);
-    take(node, "divergence", point.divergence);
-    if_member(node, "admitted", [&](const profile_node& n) { point.admitted = n.boolean(); });
-    if_member(node, "scores", [&](const profile_node& n) { point.scores = read_scores(n); });
-    return point;
+  if_member(root, "chosen", [&](const profile_node& node) {
+    take(node, "method", profile.chosen_method);
+    take(node, "detail", profile.chosen_detail);
   });
+  read_search(root, profile);
   if_member(root, "placebo_equal",
             [&](const profile_node& node) { profile.placebo_equal = node.boolean(); });
   take_list(root, "controls", profile.controls, [](const profile_node& node) {

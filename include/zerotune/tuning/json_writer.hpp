@@ -77,6 +77,48 @@ inline ordered_json write_model(const model_description& model) {
   return json;
 }
 
+inline ordered_json write_candidate(const candidate_report& candidate) {
+  ordered_json json = {{"method", candidate.method}, {"detail", candidate.detail}};
+  if (candidate.gamma) json["gamma"] = shortest(static_cast<float>(*candidate.gamma));
+  json["strength"] = candidate.strength;
+  json["rows"] = candidate.rows;
+  json["objective"] = candidate.objective;
+  json["tie"] = candidate.tie;
+  json["divergence"] = candidate.divergence;
+  json["spread"] = candidate.spread;
+  json["admitted"] = candidate.admitted;
+  if (candidate.scores) json["scores"] = write_scores(*candidate.scores);
+  return json;
+}
+
+/// Numbers [layers][heads], of the shape of the profile's table.
+inline ordered_json write_heads(const std::vector<double>& values, const gamma_table& gamma) {
+  ordered_json rows = ordered_json::array();
+  const std::size_t heads = static_cast<std::size_t>(gamma.heads());
+  for (std::size_t first = 0; first + heads <= values.size(); first += heads)
+    rows.push_back(
+        std::vector<double>(values.begin() + static_cast<std::ptrdiff_t>(first),
+                            values.begin() + static_cast<std::ptrdiff_t>(first + heads)));
+  return rows;
+}
+
+inline void write_search(const tuning_profile& profile, ordered_json& json) {
+  if (profile.loss)
+    json["loss"] = {{"choices", profile.loss->choices},
+                    {"vocabulary", profile.loss->vocabulary},
+                    {"entropy", profile.loss->entropy},
+                    {"choice_entropy", profile.loss->choice_entropy}};
+  if (profile.gradient)
+    json["gradient"] = {
+        {"mean", write_heads(profile.gradient->mean, profile.gamma)},
+        {"standard_error", write_heads(profile.gradient->standard_error, profile.gamma)}};
+  for (const step_report& step : profile.descent)
+    json["descent"].push_back(
+        {{"step", step.step}, {"loss", step.loss}, {"gradient_norm", step.gradient_norm}});
+  for (const candidate_report& candidate : profile.candidates)
+    json["candidates"].push_back(write_candidate(candidate));
+}
+
 inline void write_history(const tuning_profile& profile, ordered_json& json) {
   const auto text = [&](const char* key, const std::string& value) {
     if (!value.empty()) json[key] = value;
@@ -84,6 +126,8 @@ inline void write_history(const tuning_profile& profile, ordered_json& json) {
   text("template", profile.template_text);
   if (!profile.method.empty()) json["seed"] = profile.seed;
   text("method", profile.method);
+  if (!profile.chosen_method.empty())
+    json["chosen"] = {{"method", profile.chosen_method}, {"detail", profile.chosen_detail}};
   text("objective", profile.objective);
   text("granularity", profile.granularity);
   text("kind", profile.kind);
@@ -104,14 +148,7 @@ inline void write_history(const tuning_profile& profile, ordered_json& json) {
                              {"effect", unit.effect},
                              {"tie", unit.tie},
                              {"selected", unit.selected}});
-  for (const grid_point& point : profile.grid) {
-    ordered_json entry = {{"gamma", shortest(static_cast<float>(point.gamma))},
-                          {"objective", point.objective},
-                          {"divergence", point.divergence},
-                          {"admitted", point.admitted}};
-    if (point.scores) entry["scores"] = write_scores(*point.scores);
-    json["grid"].push_back(std::move(entry));
-  }
+  write_search(profile, json);
   if (profile.placebo_equal) json["placebo_equal"] = *profile.placebo_equal;
   for (const control_report& control : profile.controls)
     json["controls"].push_back({{"seed", control.seed},

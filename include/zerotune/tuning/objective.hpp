@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a search makes large (layer: tuning): accuracy on labelled examples, or less entropy of the
-// model's output, which needs no label and is not accuracy.
+// What a search makes large (layer: tuning): accuracy or likelihood on labelled examples, or less
+// entropy of the model's output, which needs no label and is not accuracy.
 #pragma once
 
 #include <cmath>
 #include <cstddef>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,11 +15,12 @@
 
 namespace zerotune {
 
-/// The objectives of the paper: supervised, and unsupervised over the vocabulary or the choices.
+/// Supervised, and the paper's unsupervised objectives over the vocabulary or the choices.
 enum class objective {
-  accuracy,       ///< mean of the two scores' accuracies; ties broken by the answer's likelihood
-  entropy,        ///< least entropy of the next-token distribution
-  choice_entropy  ///< least entropy over the choices
+  accuracy,        ///< mean of the two scores' accuracies; ties broken by the answer's likelihood
+  likelihood,      ///< mean logarithm of the answer's share among the choices; ties: accuracy
+  entropy,         ///< least entropy of the next-token distribution
+  choice_entropy,  ///< least entropy over the choices
 };
 
 /// How well a slice of examples was answered: `value` first, `tie` between equal values. More is
@@ -44,10 +46,16 @@ constexpr bool better(const objective_score& a, const objective_score& b) {
   return a.value != b.value ? a.value > b.value : a.tie > b.tie;
 }
 
+/// Whether an objective reads labels.
+constexpr bool is_supervised(objective goal) {
+  return goal == objective::accuracy || goal == objective::likelihood;
+}
+
 /// What an evaluator must compute for an objective, and no more.
 constexpr quantities needed_for(objective goal) {
   switch (goal) {
     case objective::accuracy:
+    case objective::likelihood:
       return {.loglik = true, .generated = true, .entropy = false};
     case objective::entropy:
       return {.loglik = true, .generated = false, .entropy = true};
@@ -99,37 +107,74 @@ inline accuracies measure_accuracies(std::span<const example_result> results,
   return {sums.likelihood / rows, sums.generated / rows, sums.invalid / rows, sums.rows};
 }
 
-/// The objective's value over a slice of examples; zero for an empty slice. `labels` is read for
-/// objective::accuracy alone.
-/// @throws invalid_argument as measure_accuracies does, or if a label is not among the choices
+/// Logarithm of the right choice's share among the choices. A floor keeps one hopeless row from
+/// deciding everything, and sums finite.
+/// @pre label is an index into loglik
+inline double log_share(std::span<const double> loglik, index_t label) {
+  constexpr double least = 1e-12;
+  const double p = choice_probabilities(loglik)[static_cast<std::size_t>(label)];
+  return std::log(p > least ? p : least);
+}
+
+/// What each example adds to the objective: measure() is their mean. `labels` is read for the
+/// supervised objectives alone.
+/// @param results   [examples]
+/// @param examples  indices into `labels`
+/// @throws invalid_argument for an example without a label or whose label is not among its choices,
+///         or a result too many or too few
+inline std::vector<objective_score> score_examples(objective goal,
+                                                   std::span<const example_result> results,
+                                                   std::span<const index_t> examples,
+                                                   std::span<const index_t> labels) {
+  constexpr const char* name = "score_examples";
+  impl::check_results(name, results.size(), examples.size());
+  std::vector<objective_score> scores;
+  scores.reserve(results.size());
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    const example_result& result = results[i];
+    if (!is_supervised(goal)) {
+      const objective_score score{-result.entropy, -result.choice_entropy};
+      scores.push_back(goal == objective::entropy ? score
+                                                  : objective_score{score.tie, score.value});
+      continue;
+    }
+    const index_t label = impl::label_of(name, labels, examples[i]);
+    if (label < 0 || label >= static_cast<index_t>(result.loglik.size()))
+      impl::fail(name, "labels[" + std::to_string(examples[i]) + "]",
+                 "an index in [0, " + std::to_string(result.loglik.size()) + ")",
+                 label == no_label ? "none" : std::to_string(label));
+    const objective_score score{
+        ((result.predicted == label ? 1.0 : 0.0) + (result.generated == label ? 1.0 : 0.0)) / 2,
+        log_share(result.loglik, label)};
+    scores.push_back(goal == objective::accuracy ? score : objective_score{score.tie, score.value});
+  }
+  return scores;
+}
+
+/// The objective's value over a slice of examples; zero for an empty slice.
+/// @throws invalid_argument as score_examples does
 inline objective_score measure(objective goal, std::span<const example_result> results,
                                std::span<const index_t> examples, std::span<const index_t> labels) {
-  impl::check_results("measure", results.size(), examples.size());
-  if (results.empty()) return {};
+  objective_score sum;
+  for (const objective_score& score : score_examples(goal, results, examples, labels)) {
+    sum.value += score.value;
+    sum.tie += score.tie;
+  }
   const double rows = static_cast<double>(results.size());
-  objective_score score;
-  if (goal != objective::accuracy) {
-    for (const example_result& result : results) {
-      const bool vocabulary = goal == objective::entropy;
-      score.value -= (vocabulary ? result.entropy : result.choice_entropy) / rows;
-      score.tie -= (vocabulary ? result.choice_entropy : result.entropy) / rows;
-    }
-    return score;
+  return results.empty() ? sum : objective_score{sum.value / rows, sum.tie / rows};
+}
+
+/// How evenly the predicted labels are spread: the entropy of their shares over the slice, nats. A
+/// model that says one thing whatever it reads has 0, however sure it is of it.
+inline double label_spread(std::span<const example_result> results) {
+  std::map<index_t, double> counts;
+  for (const example_result& result : results) counts[result.predicted] += 1;
+  double entropy = 0;
+  for (const auto& [label, count] : counts) {
+    const double share = count / static_cast<double>(results.size());
+    entropy -= share * std::log(share);
   }
-  const accuracies shares = measure_accuracies(results, examples, labels);
-  score.value = (shares.likelihood + shares.generated) / 2;
-  for (std::size_t i = 0; i < results.size(); ++i) {
-    const index_t label = labels[static_cast<std::size_t>(examples[i])];
-    const std::vector<double> share = choice_probabilities(results[i].loglik);
-    if (label < 0 || label >= static_cast<index_t>(share.size()))
-      impl::fail("measure", "labels[" + std::to_string(examples[i]) + "]",
-                 "an index in [0, " + std::to_string(share.size()) + ")", std::to_string(label));
-    // The floor keeps one hopeless row from deciding everything, and the sum finite.
-    constexpr double least = 1e-12;
-    const double p = share[static_cast<std::size_t>(label)];
-    score.tie += std::log(p > least ? p : least) / rows;
-  }
-  return score;
+  return entropy;
 }
 
 /// How far the choices' distribution moved: mean over examples of KL(before || after), nats.

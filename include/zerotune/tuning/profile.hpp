@@ -59,19 +59,37 @@ struct comparison {
   std::optional<interval> difference_likelihood, difference_generated;  ///< tuned - untouched
 };
 
-/// One gamma of the grid as the search saw it.
-struct grid_point {
-  double gamma = 1;
+/// One candidate as the search saw it.
+struct candidate_report {
+  std::string method;           ///< uniform, paper, gradient-select, descent or untouched
+  std::string detail;           ///< such as "gamma 2" or "8 steps"
+  std::optional<double> gamma;  ///< of a candidate from a grid
+  double strength = 0;          ///< root mean square of log gamma
+  index_t rows = 0;             ///< of the search split that it was judged on
   double objective = 0;
-  double divergence = 0;
-  bool admitted = true;
+  double tie = 0;
+  double divergence = 0;  ///< of the choices from the untouched model, nats
+  double spread = 0;      ///< entropy of the predicted labels' shares, nats
+  bool admitted = true;   ///< by the guards
   std::optional<score_report> scores;
 };
 
-/// Random heads in place of the selected ones, the same gamma.
+/// One step of the descent.
+struct step_report {
+  index_t step = 0;
+  double loss = 0;
+  double gradient_norm = 0;
+};
+
+/// The effect of every head by gradient: d loss / d log gamma and its standard error over rows.
+struct gradient_report {
+  std::vector<double> mean, standard_error;  ///< [layers][heads], as the table
+};
+
+/// Random heads in place of the tuned ones, the same gammas.
 struct control_report {
   std::uint64_t seed = 0;
-  std::vector<index_t> units;
+  std::vector<index_t> units;  ///< where whole units were chosen; else empty
   score_report scores;
 };
 
@@ -97,13 +115,18 @@ struct tuning_profile {
   std::optional<tuning_cost> cost;
   std::optional<comparison> test, search;
 
-  std::string objective;              ///< accuracy or entropy
-  std::string granularity;            ///< head-index, layer or head; what `unit` counts
-  std::string kind;                   ///< up or down
-  double probe_gamma = 0;             ///< 0: not probed
-  double share = 0;                   ///< of the units, at most
-  std::vector<unit_effect> units;     ///< all of them
-  std::vector<grid_point> grid;       ///< ascending gamma
+  std::string chosen_method;         ///< the one that won, and
+  std::string chosen_detail;         ///< which of its candidates
+  std::string objective;             ///< of the search, such as accuracy or entropy
+  std::optional<loss_weights> loss;  ///< of the gradient and the descent
+  std::string granularity;           ///< head-index, layer or head; what `unit` counts
+  std::string kind;                  ///< up or down
+  double probe_gamma = 0;            ///< 0: not probed
+  double share = 0;                  ///< of the units, at most
+  std::vector<unit_effect> units;    ///< all of them
+  std::optional<gradient_report> gradient;
+  std::vector<step_report> descent;
+  std::vector<candidate_report> candidates;
   std::optional<bool> placebo_equal;  ///< gamma = 1 through the whole machinery changed nothing
   std::vector<control_report> controls;
   std::vector<std::string> warnings;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <sstream>
 #include <string>
@@ -76,11 +77,15 @@ class command_line : public testing::Test {
 
 TEST_F(command_line, help_is_everywhere) {
   EXPECT_EQ(run({"--help"}).status, 0);
-  for (const char* command : {"tokenize", "inspect", "generate", "evaluate", "heads", "tune"}) {
+  for (const char* command :
+       {"tokenize", "inspect", "generate", "evaluate", "heads", "tune", "analyze"}) {
     const outcome help = run({command, "--help"});
     EXPECT_EQ(help.status, 0) << command;
     EXPECT_TRUE(mentions(help.out, {"--model"})) << command;
   }
+  const outcome report = run({"report", "--help"});
+  EXPECT_EQ(report.status, 0);
+  EXPECT_TRUE(mentions(report.out, {"profile", "--output", "--analysis", "--untouched"}));
   EXPECT_TRUE(mentions(run({"heads", "--help"}).out, {"--method", "probe", "gradient"}));
 }
 
@@ -161,16 +166,45 @@ TEST_F(command_line, evaluate_prints_scores_and_writes_predictions) {
 TEST_F(command_line, heads_measures_every_unit) {
   const outcome result = run_on_data({"heads", "--json", "--profile-rows", "4"});
   ASSERT_EQ(result.status, 0) << result.err;
-  EXPECT_EQ(nlohmann::json::parse(result.out).at("units").size(), 14u);
-  const outcome layers = run_on_data({"heads", "--granularity", "layer", "--profile-rows", "4"});
-  EXPECT_EQ(layers.status, 0) << layers.err;
-  const outcome gradient = run_on_data({"heads", "--method", "gradient"});
-  EXPECT_EQ(gradient.status, 2);
-  EXPECT_TRUE(mentions(gradient.err, {"gradient", "probe"}));
+  const nlohmann::json json = nlohmann::json::parse(result.out);
+  EXPECT_EQ(json.at("method"), "gradient");
+  EXPECT_EQ(json.at("granularity"), "head");
+  EXPECT_EQ(json.at("backward_rows"), 4);
+  ASSERT_EQ(json.at("units").size(), 28u);
+  for (const nlohmann::json& unit : json.at("units")) {
+    EXPECT_GT(unit.at("standard_error").get<double>(), 0);
+    EXPECT_EQ(unit.at("direction"), unit.at("effect").get<double>() > 0 ? 1 : -1);
+  }
+  const outcome probe =
+      run_on_data({"heads", "--method", "probe", "--json", "--profile-rows", "4"});
+  ASSERT_EQ(probe.status, 0) << probe.err;
+  EXPECT_EQ(nlohmann::json::parse(probe.out).at("units").size(), 14u);
+  const outcome text = run_on_data({"heads", "--granularity", "layer", "--profile-rows", "4"});
+  EXPECT_EQ(text.status, 0) << text.err;
+  EXPECT_TRUE(mentions(text.out, {"layer 1", "std. error", "forward and backward"}));
+  const outcome loss = run_on_data({"heads", "--loss", "wrong"});
+  EXPECT_EQ(loss.status, 2);
+  EXPECT_TRUE(mentions(loss.err, {"--loss", "wrong"}));
+}
+
+TEST_F(command_line, heads_compares_its_methods) {
+  const std::vector<std::string> command{"heads", "--compare",      "--granularity",
+                                         "layer", "--profile-rows", "4"};
+  const outcome text = run_on_data(command);
+  ASSERT_EQ(text.status, 0) << text.err;
+  EXPECT_TRUE(mentions(text.out, {"rank correlation", "same sign", "accuracy", "likelihood"}));
+  std::vector<std::string> as_json = command;
+  as_json.push_back("--json");
+  const outcome result = run_on_data(as_json);
+  ASSERT_EQ(result.status, 0) << result.err;
+  const nlohmann::json json = nlohmann::json::parse(result.out);
+  EXPECT_EQ(json.at("probe").at("units").size(), json.at("units").size());
+  EXPECT_LE(std::abs(json.at("agreement").at("likelihood").at("rank_correlation").get<double>()),
+            1.0);
 }
 
 TEST_F(command_line, tune_writes_a_profile_that_evaluate_and_generate_take) {
-  const outcome result = tune("p.json", {"--controls", "1"});
+  const outcome result = tune("p.json", {"--method", "paper", "--controls", "1"});
   ASSERT_EQ(result.status, 0) << result.err;
   EXPECT_TRUE(mentions(result.out, {"untouched", "tuned", "McNemar", "Placebo", "bitwise equal"}));
   const zerotune::tuning_profile profile = zerotune::read_profile(folder_.read("p.json"));
@@ -192,13 +226,35 @@ TEST_F(command_line, tune_writes_a_profile_that_evaluate_and_generate_take) {
 }
 
 TEST_F(command_line, tune_is_the_same_for_any_number_of_threads) {
-  ASSERT_EQ(tune("one.json", {"--threads", "1"}).status, 0);
-  ASSERT_EQ(tune("three.json", {"--threads", "3"}).status, 0);
+  ASSERT_EQ(tune("one.json", {"--threads", "1", "--steps", "3"}).status, 0);
+  ASSERT_EQ(tune("three.json", {"--threads", "3", "--steps", "3"}).status, 0);
   auto one = nlohmann::json::parse(folder_.read("one.json"));
   auto three = nlohmann::json::parse(folder_.read("three.json"));
   one["cost"].erase("seconds");
   three["cost"].erase("seconds");
   EXPECT_EQ(one, three);
+}
+
+TEST_F(command_line, tune_resumes_from_its_journal) {
+  const std::vector<std::string> options{"--method", "uniform", "--journal", folder_.file("j")};
+  ASSERT_EQ(tune("one.json", options).status, 0);
+  const std::string journal = folder_.read("j");
+  folder_.write("j", journal.substr(0, journal.size() / 2));
+  ASSERT_EQ(tune("two.json", options).status, 0);
+  auto one = nlohmann::json::parse(folder_.read("one.json"));
+  auto two = nlohmann::json::parse(folder_.read("two.json"));
+  one["cost"].erase("seconds");
+  two["cost"].erase("seconds");
+  EXPECT_EQ(one, two);
+  folder_.write("j", "damaged\n");
+  const outcome damaged = tune("three.json", options);
+  EXPECT_EQ(damaged.status, 2);
+  EXPECT_TRUE(mentions(damaged.err, {"j:1", "check"}));
+  folder_.write("j", journal);
+  folder_.write("rows.jsonl", test::sample_rows(31));
+  const outcome other = tune("four.json", options);
+  EXPECT_EQ(other.status, 2);
+  EXPECT_TRUE(mentions(other.err, {"another", "remove it"}));
 }
 
 TEST_F(command_line, tune_with_gamma_one_alone_changes_nothing) {
@@ -218,9 +274,76 @@ TEST_F(command_line, tune_without_labels_needs_an_objective_without_labels) {
   const outcome refused = tune("p.json");
   EXPECT_EQ(refused.status, 2);
   EXPECT_TRUE(mentions(refused.err, {"rows.jsonl:1", "label"}));
-  const outcome result = tune("p.json", {"--objective", "entropy", "--json"});
+  const outcome result = tune("p.json", {"--objective", "entropy", "--steps", "3", "--json"});
   ASSERT_EQ(result.status, 0) << result.err;
   EXPECT_FALSE(zerotune::read_profile(result.out).test.has_value());
+}
+
+TEST_F(command_line, analyze_writes_what_it_prints_as_json) {
+  const std::vector<std::string> base{
+      "analyze",        "--rows", "5",        "--attention-rows",    "2", "--gammas", "0.5,1",
+      "--probe-gammas", "2",      "--output", folder_.file("a.json")};
+  auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), base.begin(), base.end());
+    return run_on_data(more);
+  };
+  const outcome text = with({});
+  ASSERT_EQ(text.status, 0) << text.err;
+  EXPECT_TRUE(mentions(text.out, {"shallow", "initial", "sink mass", "key form", "Cost"}));
+  auto first = nlohmann::json::parse(folder_.read("a.json"));
+  const outcome printed = with({"--json", "--threads", "3"});
+  ASSERT_EQ(printed.status, 0) << printed.err;
+  EXPECT_EQ(printed.out, folder_.read("a.json"));
+  auto second = nlohmann::json::parse(printed.out);
+  first["cost"].erase("seconds");
+  second["cost"].erase("seconds");
+  EXPECT_EQ(first, second);  // whatever the threads
+  EXPECT_EQ(first.at("sweep").size(), 2u);
+  for (const char* wrong : {"-1", "nan", "1,1", "x"})
+    EXPECT_EQ(run_on_data({"analyze", "--gammas", wrong}).status, 2) << wrong;
+}
+
+TEST_F(command_line, report_draws_what_the_other_commands_write) {
+  ASSERT_EQ(tune("p.json").status, 0);
+  ASSERT_EQ(run_on_data({"analyze", "--rows", "4", "--attention-rows", "1", "--gammas", "2",
+                         "--probe-gammas", "2", "--output", folder_.file("a.json")})
+                .status,
+            0);
+  ASSERT_EQ(run_on_data({"evaluate", "--predictions", folder_.file("u.jsonl")}).status, 0);
+  ASSERT_EQ(run_on_data({"evaluate", "--profile", folder_.file("p.json"), "--predictions",
+                         folder_.file("t.jsonl")})
+                .status,
+            0);
+  const outcome result =
+      run({"report", folder_.file("p.json"), "--output", folder_.file("r.html"), "--analysis",
+           folder_.file("a.json"), "--untouched", folder_.file("u.jsonl"), "--tuned",
+           folder_.file("t.jsonl"), "--data", data_});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const std::string html = folder_.read("r.html");
+  EXPECT_TRUE(mentions(html, {"<!DOCTYPE html>", "Sink mass", "10 rows. Rows of the test split",
+                              "very bad", "Chosen gamma"}));
+  EXPECT_EQ(html.find("://"), std::string::npos);
+}
+
+TEST_F(command_line, report_refuses_what_is_malformed) {
+  folder_.write("broken.json", R"({"schema": "zerotune-profile", "version": 1, "gamma": [[1, 2])");
+  folder_.write("good.json", R"({"schema": "zerotune-profile", "version": 1, "gamma": [[1, 2]]})");
+  const std::string good = folder_.file("good.json"), page = folder_.file("r.html");
+  const std::vector<std::vector<std::string>> cases{
+      {"report", folder_.file("broken.json"), "--output", page},
+      {"report", folder_.file("none.json"), "--output", page},
+      {"report", good, "--output", page, "--analysis", folder_.file("broken.json")},
+      {"report", good, "--output", page, "--untouched", data_},
+      {"report", good},
+      {"report", "--output", page}};
+  for (const auto& arguments : cases) {
+    const outcome result = run(arguments);
+    EXPECT_EQ(result.status, 2) << result.err;
+    EXPECT_NE(result.err, "");
+    EXPECT_EQ(folder_.read("r.html"), "");
+  }
+  EXPECT_EQ(run({"report", good, "--output", folder_.file("no/such/folder")}).status, 1);
+  EXPECT_EQ(run({"report", good, "--output", page}).status, 0);
 }
 
 TEST_F(command_line, a_profile_of_another_model_is_refused) {

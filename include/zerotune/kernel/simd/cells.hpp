@@ -80,20 +80,40 @@ struct cells {
   }
 
  private:
+  ZEROTUNE_ALWAYS_INLINE static float scale_of(const q8_0& block) {
+#if defined(__F16C__)
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(block.scale.bits)));
+#else
+    return static_cast<float>(block.scale);
+#endif
+  }
+  /// GCC 12 converts vectors of bytes one element at a time.
+  ZEROTUNE_ALWAYS_INLINE static Batch load_bytes(const std::int8_t* from) {
+#if defined(__AVX512F__)
+    if constexpr (lanes == 16)
+      return Batch(_mm512_cvtepi32_ps(
+          _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
+#endif
+#if defined(__AVX2__)
+    if constexpr (lanes == 8)
+      return Batch(_mm256_cvtepi32_ps(
+          _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
+#endif
+    using bytes = vector_like<std::int8_t, Batch>;
+    using words = vector_like<std::int32_t, Batch>;
+    using reals = vector_like<float, Batch>;
+    bytes raw;
+    __builtin_memcpy(&raw, from, sizeof raw);
+    const reals x = __builtin_convertvector(__builtin_convertvector(raw, words), reals);
+    return Batch(__builtin_bit_cast(register_of<Batch>, x));
+  }
   ZEROTUNE_ALWAYS_INLINE static void unpack_row(const T* from, index_t stride, index_t dim,
                                                 type* to) {
     if constexpr (std::is_same_v<T, q8_0>) {
-      using bytes = vector_like<std::int8_t, Batch>;
-      using words = vector_like<std::int32_t, Batch>;
-      using reals = vector_like<float, Batch>;
       for (index_t c = 0; c < dim; c += q8_0::size, from += stride) {
-        const Batch scale(static_cast<float>(from->scale));
-        for (index_t i = 0; i < q8_0::size; i += lanes) {
-          bytes raw;
-          __builtin_memcpy(&raw, from->values + i, sizeof raw);
-          const reals x = __builtin_convertvector(__builtin_convertvector(raw, words), reals);
-          (Batch(__builtin_bit_cast(register_of<Batch>, x)) * scale).store_aligned(to + c + i);
-        }
+        const Batch scale(scale_of(*from));
+        for (index_t i = 0; i < q8_0::size; i += lanes)
+          (load_bytes(from->values + i) * scale).store_aligned(to + c + i);
       }
     } else {
       for (index_t c = 0; c < dim; ++c) to[c] = from[c * stride];

@@ -6,6 +6,7 @@
 
 #include "zerotune/kernel/decode.hpp"
 #include "zerotune/kernel/simd/cells.hpp"
+#include "zerotune/kernel/simd/reduction.hpp"
 #include "zerotune/kernel/simd/row_ops.hpp"
 
 #if defined(__GNUC__) && !defined(__clang__)  // as in xsimd_compat.hpp
@@ -39,6 +40,31 @@ struct decode_ops<backend::simd<Arch>, T> {
   }
   static void unpack(acc* out, index_t dim) noexcept {
     if (cells::is_paired) cells::template reorder<false>(out, dim);
+  }
+
+  [[gnu::flatten]] static acc raise_maximum(acc* scores, index_t count, acc maximum,
+                                            acc* poison) noexcept {
+    // Behind the scores: what neither raises a maximum nor has a weight.
+    for (index_t j = count; j % lanes != 0; ++j) scores[j] = lowest_value<acc>();
+    batch greatest(maximum), products = batch::load_unaligned(poison);
+    for (index_t j = 0; j < count; j += lanes) {
+      const batch x = batch::load_aligned(scores + j);
+      greatest = xsimd::max(x, greatest);
+      products = multiply_add(x, batch(acc(0)), products);
+    }
+    products.store_unaligned(poison);
+    return greatest_lane(greatest);
+  }
+  [[gnu::flatten]] static void weigh(acc* scores, index_t count, acc maximum, acc* sum) noexcept {
+    for (index_t j = count; j % lanes != 0; ++j) scores[j] = lowest_value<acc>();
+    const batch shift(maximum);
+    batch total = batch::load_unaligned(sum);
+    for (index_t j = 0; j < count; j += lanes) {
+      const batch weight = exp_nonpositive(batch::load_aligned(scores + j) - shift);
+      weight.store_aligned(scores + j);
+      total += weight;
+    }
+    total.store_unaligned(sum);
   }
 
   [[gnu::flatten]] static void scores(const acc* packed, index_t packed_row, index_t rows,
@@ -93,7 +119,10 @@ struct decode_ops<backend::simd<Arch>, T> {
     for (index_t j = 0; j < count; j += width) {
       const index_t left = count - j;
       const cell* tile[width];
-      for (index_t n = 0; n < width; ++n) tile[n] = keys[j + (n < left ? n : left - 1)];
+      if (left >= width)
+        for (index_t n = 0; n < width; ++n) tile[n] = keys[j + n];
+      else
+        for (index_t n = 0; n < width; ++n) tile[n] = keys[j + (n < left ? n : left - 1)];
       fetch_rows<width>(ahead, j);
       batch sums[batch::size];
       for (batch& sum : sums) sum = batch(acc(0));
@@ -115,7 +144,7 @@ struct decode_ops<backend::simd<Arch>, T> {
         }
       }
       alignas(64) acc values[batch::size];
-      (sums_of_rows(sums) * f).store_aligned(values);
+      (reduce_rows(sums) * f).store_aligned(values);
       for (index_t i = 0; i < Queries; ++i) {
         if (left >= width)
           __builtin_memcpy(scores + i * decode_keys + j, values + i * width, width * sizeof(acc));
@@ -190,13 +219,16 @@ struct decode_ops<backend::simd<Arch>, T> {
       for (index_t n = 0; n < Vectors; ++n) sums[i][n].store_aligned(out + i * out_row + n * lanes);
   }
 
-  /// Asks for rows [first, first + Rows) of those ahead.
+  /// Asks for rows [first, first + Rows) of those ahead, four lines at a time.
   template <index_t Rows>
   ZEROTUNE_ALWAYS_INLINE static void fetch_rows(const rows_ahead<T>& ahead, index_t first) {
     const index_t bytes = ahead.cells * static_cast<index_t>(sizeof(T));
-    for (index_t n = first; n < first + Rows && n < ahead.count; ++n)
-      for (index_t at = 0; at < bytes; at += 64)
-        __builtin_prefetch(reinterpret_cast<const char*>(ahead.rows[n]) + at, 0, 2);
+    for (index_t n = 0; n < Rows; ++n) {
+      if (first + n >= ahead.count) return;
+      const char* const row = reinterpret_cast<const char*>(ahead.rows[first + n]);
+      for (index_t at = 0; at < bytes; at += 256)
+        for (index_t line = 0; line < 256; line += 64) __builtin_prefetch(row + at + line, 0, 2);
+    }
   }
 };
 

@@ -101,6 +101,8 @@ struct exp2_constants<float> {
   /// (2^r - 1) / r, of least relative error in 2^r on [-1/2, 1/2]: 9.2e-8.
   static constexpr float series[] = {1.3264729096e-3f, 9.6715126398e-3f, 5.5507337372e-2f,
                                      2.4022242085e-1f, 6.9314697760e-1f};
+  /// The same of fewer terms: 1.1e-4.
+  static constexpr float short_series[] = {5.5008931791e-2f, 2.4221095951e-1f, 6.9328292697e-1f};
 };
 template <>
 struct exp2_constants<double> {
@@ -117,10 +119,11 @@ struct exp2_constants<double> {
       6.9314718055994529e-01};
 };
 
-/// 2^x for x <= 0 (a weight of the softmax): 0 below 2^-125 (2^-1021 in double) and for -infinity,
-/// NaN for NaN.
-template <class Batch>
-ZEROTUNE_ALWAYS_INLINE Batch exp2_nonpositive(const Batch& x) {
+/// 2^x for x <= 100, less 2^-125 (2^-1021 in double): exactly 0 below that and for -infinity, NaN
+/// for NaN. Series are the coefficients of (2^r - 1) / r, the highest first.
+template <class Batch, std::size_t Terms>
+ZEROTUNE_ALWAYS_INLINE Batch exp2_by_series(const Batch& x,
+                                            const typename Batch::value_type (&series)[Terms]) {
   using constants = exp2_constants<typename Batch::value_type>;
   using words = vector_like<typename constants::word, Batch>;
   // The second operand is what the instruction gives for NaN.
@@ -128,15 +131,28 @@ ZEROTUNE_ALWAYS_INLINE Batch exp2_nonpositive(const Batch& x) {
   // The sum holds round(x) in its low bits.
   const Batch shifted = rounded<Batch>(bounded + Batch(constants::round));
   const Batch r = bounded - rounded<Batch>(shifted - Batch(constants::round));
-  Batch p(constants::series[0]);
-  unrolled<sizeof constants::series / sizeof constants::series[0] - 1>([&](auto i) __attribute__((
-      always_inline)) { p = multiply_add(p, r, Batch(constants::series[i + 1])); });
+  Batch p(series[0]);
+  unrolled<static_cast<index_t>(Terms) - 1>([&](auto i) __attribute__((always_inline)) {
+    p = multiply_add(p, r, Batch(series[i + 1]));
+  });
   p = multiply_add(p, r, Batch(1));
   const words bits = __builtin_bit_cast(words, static_cast<register_of<Batch>>(shifted));
   const words scale = (bits << constants::exponent_at) + constants::one;
   // Where x was below the bound, p is 1 and the difference exactly 0.
   return multiply_add(p, Batch(__builtin_bit_cast(register_of<Batch>, scale)),
                       Batch(-constants::least));
+}
+
+/// 2^x as above, good to 1.5 units in the last place of a float, and of a double.
+template <class Batch>
+ZEROTUNE_ALWAYS_INLINE Batch exp2_of(const Batch& x) {
+  return exp2_by_series(x, exp2_constants<typename Batch::value_type>::series);
+}
+
+/// 2^x as above with a relative error of 1.1e-4: for results that are rounded to bfloat16.
+template <class Batch>
+ZEROTUNE_ALWAYS_INLINE Batch exp2_for_bfloat16(const Batch& x) {
+  return exp2_by_series(x, exp2_constants<float>::short_series);
 }
 
 }  // namespace impl

@@ -49,16 +49,18 @@ class lane_bias {
 };
 
 /// The scores of one block of a panel, and the modifier that is to act on them.
-template <class Batch, class Backend, class Modifier>
+template <class Shape, class Backend, class Modifier>
 class score_modifier {
-  using real = typename Batch::value_type;
+  using Batch = typename Shape::batch;
+  using real = typename Shape::real;
   static constexpr index_t lanes = impl::lanes<Batch>;
-  static constexpr index_t width = panel<Batch>::width;
+  static constexpr index_t width = Shape::width;
 
  public:
-  score_modifier(const panel<Batch>& p, const Modifier& m, index_t batch, range block,
-                 index_t origin, real* scores)
-      : p_(p), m_(m), batch_(batch), origin_(origin), scores_(scores) {
+  /// `unit` is what a score counts, as a logit.
+  score_modifier(const panel<Shape>& p, const Modifier& m, index_t batch, range block,
+                 index_t origin, real* scores, real unit)
+      : p_(p), m_(m), batch_(batch), origin_(origin), scores_(scores), unit_(unit) {
     for (index_t i = 0; i < p.queries; ++i) {
       changed_[i] = intersect(changed_keys(m, row_of(i)), intersect(p.seen[i], block));
       all_ = hull(all_, changed_[i]);
@@ -84,9 +86,9 @@ class score_modifier {
   real* at(index_t key, index_t lane) const { return scores_ + (key - origin_) * width + lane; }
 
   /// x + bias, hidden where the bias hides.
-  ZEROTUNE_ALWAYS_INLINE static Batch biased(const Batch& x, const Batch& bias) {
+  ZEROTUNE_ALWAYS_INLINE Batch biased(const Batch& x, const Batch& bias) const {
     return xsimd::select(bias <= Batch(mask_threshold<real>), Batch(mask_bias<real>()),
-                         multiply_add(bias, Batch(log2_of_e<real>), x));
+                         multiply_add(bias, Batch(real(1) / unit_), x));
   }
 
   void bias_key(index_t key) noexcept {
@@ -130,9 +132,9 @@ class score_modifier {
         rows[i] = xsimd::select(acts, bias, zero);
       } else {
         // Zero times the logit is NaN where it is not finite: a bounded transform would hide it.
-        const Batch logit = rows[i] * Batch(log_of_2<real>);
+        const Batch logit = rows[i] * Batch(unit_);
         const Batch transformed = multiply_add(logit, zero, transform_part(m_, r, position, logit));
-        const Batch modified = biased(transformed * Batch(log2_of_e<real>), bias);
+        const Batch modified = biased(transformed * Batch(real(1) / unit_), bias);
         rows[i] = xsimd::select(acts, modified, rows[i]);
       }
     }
@@ -151,20 +153,21 @@ class score_modifier {
       const range part = intersect({begin, begin + attention_block}, changed);
       real logits[attention_block], poison = 0;
       for (index_t j = part.begin; j < part.end; ++j)
-        logits[j - part.begin] = *at(j, query) * log_of_2<real>;
+        logits[j - part.begin] = *at(j, query) * unit_;
       modify_scores<Backend>(m_, row_of(query), part, false, logits, &poison);
       for (index_t j = part.begin; j < part.end; ++j) {
         const real logit = logits[j - part.begin];
-        *at(j, query) = is_masked(logit) ? mask_bias<real>() : logit * log2_of_e<real>;
+        *at(j, query) = is_masked(logit) ? mask_bias<real>() : logit / unit_;
       }
       if (!(poison == real(0))) *at(part.begin, query) = poison;
     }
   }
 
-  const panel<Batch>& p_;
+  const panel<Shape>& p_;
   const Modifier& m_;
   index_t batch_, origin_;
   real* scores_;
+  real unit_;
   range changed_[width] = {};  // initialised here: a constructor of range would be a weak symbol
   range all_{};
 };

@@ -19,10 +19,11 @@ ZEROTUNE_ALWAYS_INLINE Batch finite_or_nan(const Batch& x) {
 }
 
 /// q[c][i] = factor * query i's coordinate c; zero in the lanes without a query.
-template <class Batch, class T>
-[[gnu::flatten]] void pack_queries(panel<Batch>& p, const T* q, index_t row_step, index_t stride,
-                                   index_t head_dim, typename Batch::value_type factor) noexcept {
-  const Batch f(factor), zero(typename Batch::value_type(0));
+template <class Shape, class T>
+[[gnu::flatten]] void pack_queries(panel<Shape>& p, const T* q, index_t row_step, index_t stride,
+                                   index_t head_dim, typename Shape::real factor) noexcept {
+  using Batch = typename Shape::batch;
+  const Batch f(factor), zero(typename Shape::real(0));
   for (index_t n = 0; n < p.used; ++n)
     for (index_t c = 0; c < head_dim; c += lanes<Batch>) {
       const index_t columns = head_dim - c < lanes<Batch> ? head_dim - c : lanes<Batch>;
@@ -41,49 +42,67 @@ template <class Batch, class T>
     }
 }
 
-/// to[j][c] = the coordinates of key j, for `count` keys.
+/// Rows of keys or values, of which those in `valid` are in memory, the first of them at `data`.
+/// What stands beyond is taken for zero and never read.
+template <class T>
+struct row_view {
+  const T* data;
+  index_t row_step, stride, columns;
+  range valid;
+
+  ZEROTUNE_ALWAYS_INLINE const T* at(index_t row) const {
+    return data + (row - valid.begin) * row_step;
+  }
+};
+
+/// to[j][c] = coordinate c of key j, for rows [rows.begin, rows.end) of a block.
 template <class Batch, class T>
-[[gnu::flatten]] void pack_keys(const T* k, index_t row_step, index_t stride, index_t count,
-                                index_t head_dim, typename Batch::value_type* to,
+[[gnu::flatten]] void pack_keys(const row_view<T>& k, range rows, typename Batch::value_type* to,
                                 index_t to_row) noexcept {
-  for (index_t j = 0; j < count; ++j, k += row_step, to += to_row)
-    for (index_t c = 0; c < head_dim; c += lanes<Batch>) {
-      const index_t left = head_dim - c < lanes<Batch> ? head_dim - c : lanes<Batch>;
-      finite_or_nan(load_any<Batch>(k + c * stride, stride, left)).store_aligned(to + c);
+  using real = typename Batch::value_type;
+  for (index_t j = rows.begin; j < rows.end; ++j)
+    for (index_t c = 0; c < k.columns; c += lanes<Batch>) {
+      const index_t left = k.columns - c < lanes<Batch> ? k.columns - c : lanes<Batch>;
+      const Batch x = k.valid.contains(j) ? load_any<Batch>(k.at(j) + c * k.stride, k.stride, left)
+                                          : Batch(real(0));
+      finite_or_nan(x).store_aligned(to + j * to_row + c);
     }
 }
 
-/// to[c / group][j][c % group] = column c of value j, for `count` values; columns beyond value_dim
-/// are zero. False if one is not finite.
-template <class Batch, class T>
-[[gnu::flatten]] bool pack_values(const T* v, index_t row_step, index_t stride, index_t count,
-                                  index_t value_dim, typename Batch::value_type* to,
+/// to[c / group][j][c % group] = column c of value j, for rows [rows.begin, rows.end) of a block;
+/// columns beyond the last are zero. False if one is not finite.
+template <class Shape, class T>
+[[gnu::flatten]] bool pack_values(const row_view<T>& v, range rows, typename Shape::real* to,
                                   index_t to_tile) noexcept {
-  using real = typename Batch::value_type;
-  constexpr index_t group = panel_shape<Batch>::group;
+  using real = typename Shape::real;
+  using Batch = typename Shape::batch;
+  constexpr index_t group = Shape::group;
   constexpr index_t piece = group < lanes<Batch> ? group : lanes<Batch>;
-  const index_t padded = round_up(value_dim, group);
+  const index_t padded = round_up(v.columns, group);
   Batch poison(real(0));
-  for (index_t j = 0; j < count; ++j, v += row_step, to += group)
+  for (index_t j = rows.begin; j < rows.end; ++j)
     for (index_t c = 0; c < padded; c += lanes<Batch>) {
-      const index_t left = value_dim - c < lanes<Batch> ? value_dim - c : lanes<Batch>;
-      const Batch x = left > 0 ? load_any<Batch>(v + c * stride, stride, left) : Batch(real(0));
+      const index_t left = v.columns - c < lanes<Batch> ? v.columns - c : lanes<Batch>;
+      const Batch x = left > 0 && v.valid.contains(j)
+                          ? load_any<Batch>(v.at(j) + c * v.stride, v.stride, left)
+                          : Batch(real(0));
       poison = multiply_add(x, Batch(real(0)), poison);
       alignas(64) real line[Batch::size];
       x.store_aligned(line);
       for (index_t i = 0; i < lanes<Batch> && c + i < padded; i += piece)
-        __builtin_memcpy(to + (c + i) / group * to_tile + (c + i) % group, line + i,
+        __builtin_memcpy(to + (c + i) / group * to_tile + j * group + (c + i) % group, line + i,
                          sizeof(real) * piece);
     }
   return sum_of_lanes(poison) == real(0);
 }
 
 /// Writes out[c][i] * factor[i] to row i, column c.
-template <class Batch, class T>
-[[gnu::flatten]] void unpack_output(const panel<Batch>& p, const typename Batch::value_type* factor,
+template <class Shape, class T>
+[[gnu::flatten]] void unpack_output(const panel<Shape>& p, const typename Shape::real* factor,
                                     T* out, index_t row_step, index_t stride,
                                     index_t value_dim) noexcept {
-  using real = typename Batch::value_type;
+  using real = typename Shape::real;
+  using Batch = typename Shape::batch;
   for (index_t n = 0; n < p.used; ++n) {
     const Batch f = Batch::load_aligned(factor + n * lanes<Batch>);
     for (index_t c = 0; c < value_dim; c += lanes<Batch>) {

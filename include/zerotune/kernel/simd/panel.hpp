@@ -16,6 +16,8 @@ namespace impl {
 /// `vectors` batches of queries are summed in registers.
 template <class Batch>
 struct panel_shape {
+  using batch = Batch;
+  using real = typename Batch::value_type;
   static constexpr index_t vectors = sizeof(Batch) >= 32 ? 3 : 2;
   static constexpr index_t group = sizeof(Batch) >= 64 ? 8 : 4;
   static constexpr index_t width = vectors * lanes<Batch>;
@@ -25,14 +27,13 @@ constexpr index_t round_down(index_t x, index_t step) { return x / step * step; 
 constexpr index_t round_up(index_t x, index_t step) { return (x + step - 1) / step * step; }
 
 /// Numbers of a panel in scratch memory, and the rows that it stands for.
-template <class Batch>
+template <class Shape>
 struct panel {
-  using real = typename Batch::value_type;
-  using shape = panel_shape<Batch>;
-  static constexpr index_t width = shape::width, vectors = shape::vectors;
+  using real = typename Shape::real;
+  static constexpr index_t width = Shape::width, vectors = Shape::vectors;
 
-  real* q;    // [head_dim][width], times softmax_scale / ln 2
-  real* out;  // [value_dim rounded up to group][width], not yet divided by the sum
+  real* q;                          // [head_dim][width], as the products read it
+  real* out;                        // [value_dim, rounded up][width], not yet divided by the sum
   alignas(64) real maximum[width];  // of the logits / ln 2
   alignas(64) real sum[width];
   bool begun;                                         // q, maximum, sum and out are set
@@ -46,16 +47,16 @@ struct panel {
 
 /// Fills in what the rows see. False if no row sees a key between two that rows see: such keys must
 /// not be read.
-template <class Batch, class Modifier>
-bool find_visible(panel<Batch>& p, const geometry& g, const Modifier& m, index_t batch) {
-  using panel_type = panel<Batch>;
+template <class Shape, class Modifier>
+bool find_visible(panel<Shape>& p, const geometry& g, const Modifier& m, index_t batch) {
+  using batch_type = typename Shape::batch;
   bool contiguous = true;
   p.q_pos = g.at(batch, p.head, p.first).q_pos;
-  p.used = (p.queries + lanes<Batch> - 1) / lanes<Batch>;
+  p.used = (p.queries + lanes<batch_type> - 1) / lanes<batch_type>;
   p.all = p.common = {};
-  for (index_t n = 0; n < panel_type::vectors; ++n) p.vector_all[n] = p.vector_common[n] = {};
+  for (index_t n = 0; n < Shape::vectors; ++n) p.vector_all[n] = p.vector_common[n] = {};
   for (index_t i = 0; i < p.queries; ++i) {
-    const index_t n = i / lanes<Batch>;
+    const index_t n = i / lanes<batch_type>;
     range seen = seen_keys(g, m, g.at(batch, p.head, p.first + i));
     if (seen.empty()) seen = {};
     contiguous &=
@@ -64,21 +65,34 @@ bool find_visible(panel<Batch>& p, const geometry& g, const Modifier& m, index_t
     p.all = hull(p.all, seen);
     p.common = i == 0 ? seen : intersect(p.common, seen);
     p.vector_all[n] = hull(p.vector_all[n], seen);
-    p.vector_common[n] = i % lanes<Batch> == 0 ? seen : intersect(p.vector_common[n], seen);
+    p.vector_common[n] = i % lanes<batch_type> == 0 ? seen : intersect(p.vector_common[n], seen);
   }
   return contiguous;
 }
 
-/// A block of keys of one task: packed keys and values, both counted from `origin`.
-template <class Real>
+/// A block of keys of one task, packed; rows and ranges of keys in it count from `origin`.
+template <class Element>
 struct key_block {
-  index_t origin;    // position of the block's first row
-  range packed;      // positions that are packed
-  const Real* keys;  // [key][key_row]; the rows that fill up a group are zero
-  index_t key_row;
-  const Real* values;  // [value_dim / group][value_tile], each [key][group]
-  index_t value_tile;
-  bool finite;  // no value is NaN or infinite
+  index_t origin;   // position of the first row
+  index_t size;     // rows that there is room for
+  range packed;     // positions that are packed
+  Element* keys;    // [key][key_row]
+  Element* values;  // as the products read them
+  bool finite;      // no value is NaN or infinite
+};
+
+/// Keys [begin, end) of a block, counted from its origin.
+struct key_groups {
+  index_t begin = 0, end = 0;
+};
+
+/// Keys whose weights are used: from `begin` to where each vector's end. The keys beyond are hidden
+/// from all of its rows. `ends` do not fall from one vector to the next (a causal panel's are a
+/// staircase).
+template <class Shape>
+struct value_range {
+  index_t begin;
+  index_t ends[Shape::vectors];
 };
 
 }  // namespace impl

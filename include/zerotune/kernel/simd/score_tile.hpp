@@ -42,7 +42,7 @@ template <class Batch, index_t Vectors>
 
 /// The same for vectors [first, last) of a panel.
 template <class Batch>
-void score_group(const panel<Batch>& p, index_t first, index_t last,
+void score_group(const panel<panel_shape<Batch>>& p, index_t first, index_t last,
                  const typename Batch::value_type* k, index_t k_row, index_t head_dim,
                  typename Batch::value_type* scores) noexcept {
   const auto* const q = p.q + first * lanes<Batch>;

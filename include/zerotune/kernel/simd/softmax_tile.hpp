@@ -17,18 +17,13 @@ constexpr Real no_maximum() {
   return lowest_value<Real>() / 2;
 }
 
-/// Groups of keys of a block, [begin, end) counted from the block's origin, that a vector's rows
-/// have to do with.
-struct key_groups {
-  index_t begin = 0, end = 0;
-};
-
 /// Hides from each row of vector n the keys that it does not see, in the groups [begin, end).
-template <class Batch>
-[[gnu::flatten]] void mask_scores(const panel<Batch>& p, index_t n, index_t origin, key_groups part,
-                                  typename Batch::value_type* scores) noexcept {
-  using real = typename Batch::value_type;
-  constexpr index_t group = panel_shape<Batch>::group;
+template <class Shape>
+[[gnu::flatten]] void mask_scores(const panel<Shape>& p, index_t n, index_t origin, key_groups part,
+                                  typename Shape::real* scores) noexcept {
+  using real = typename Shape::real;
+  using Batch = typename Shape::batch;
+  constexpr index_t group = Shape::group;
   const range whole = p.vector_common[n];
   real begins[Batch::size], ends[Batch::size];
   bool ready = false;
@@ -56,28 +51,52 @@ template <class Batch>
   }
 }
 
+/// Scores of whole rows times *factor, which becomes 1.
+template <class Shape>
+[[gnu::flatten]] void scale_scores(key_groups part, typename Shape::real* scores,
+                                   typename Shape::real* factor) noexcept {
+  using Batch = typename Shape::batch;
+  using real = typename Shape::real;
+  if (*factor == real(1)) return;
+  const Batch f(*factor);
+  for (index_t i = part.begin * Shape::width; i < part.end * Shape::width; i += lanes<Batch>)
+    (Batch::load_aligned(scores + i) * f).store_aligned(scores + i);
+  *factor = real(1);
+}
+
+/// The greatest of each row's scores in the groups and of `former`. A NaN is passed over.
+template <class Shape>
+ZEROTUNE_ALWAYS_INLINE auto greatest_scores(index_t n, key_groups part,
+                                            const typename Shape::real* scores,
+                                            const typename Shape::batch& former) {
+  using Batch = typename Shape::batch;
+  const auto* const at = scores + n * lanes<Batch>;
+  Batch even = former, odd = former;
+  for (index_t j = part.begin; j < part.end; j += 2) {
+    even = xsimd::max(Batch::load_aligned(at + j * Shape::width), even);
+    odd = xsimd::max(Batch::load_aligned(at + (j + 1) * Shape::width), odd);
+  }
+  return xsimd::max(even, odd);
+}
+
 /// Raises vector n's maxima, turns its scores of the groups into weights and adds them to the sums.
 /// shrink is what the former sums were and the former outputs are to be multiplied by. A NaN does
 /// not raise a maximum; it becomes a NaN of the sum.
-template <class Batch>
-[[gnu::flatten]] void exponentiate(panel<Batch>& p, index_t n, key_groups part,
-                                   typename Batch::value_type* scores,
-                                   typename Batch::value_type* shrink) noexcept {
-  using real = typename Batch::value_type;
+template <class Shape>
+[[gnu::flatten]] void exponentiate(panel<Shape>& p, index_t n, key_groups part,
+                                   typename Shape::real* scores,
+                                   typename Shape::real* shrink) noexcept {
+  using real = typename Shape::real;
+  using Batch = typename Shape::batch;
   const index_t lane = n * lanes<Batch>;
   const Batch former = Batch::load_aligned(p.maximum + lane);
-  Batch even = former, odd = former;
-  for (index_t j = part.begin; j < part.end; j += 2) {
-    even = xsimd::max(Batch::load_aligned(scores + j * p.width + lane), even);
-    odd = xsimd::max(Batch::load_aligned(scores + (j + 1) * p.width + lane), odd);
-  }
-  const Batch maximum = xsimd::max(even, odd);
-  const Batch factor = exp2_nonpositive(former - maximum);
+  const Batch maximum = greatest_scores<Shape>(n, part, scores, former);
+  const Batch factor = exp2_of(former - maximum);
   Batch sums[2] = {Batch::load_aligned(p.sum + lane) * factor, Batch(real(0))};
   for (index_t j = part.begin; j < part.end; j += 2)
     unrolled<2>([&](auto i) __attribute__((always_inline)) {
       real* const at = scores + (j + i) * p.width + lane;
-      const Batch weight = exp2_nonpositive(Batch::load_aligned(at) - maximum);
+      const Batch weight = exp2_of(Batch::load_aligned(at) - maximum);
       weight.store_aligned(at);
       sums[i] += weight;
     });
@@ -86,13 +105,12 @@ template <class Batch>
   factor.store_aligned(shrink + lane);
 }
 
-/// Weights of zero for keys [begin, end) of vector n.
-template <class Batch>
-void clear_weights(index_t n, index_t begin, index_t end,
-                   typename Batch::value_type* scores) noexcept {
-  using real = typename Batch::value_type;
+/// Weights of zero for rows [begin, end) of vector n.
+template <class Shape>
+void clear_weights(index_t n, index_t begin, index_t end, typename Shape::real* weights) noexcept {
+  using Batch = typename Shape::batch;
   for (index_t j = begin; j < end; ++j)
-    Batch(real(0)).store_aligned(scores + j * panel_shape<Batch>::width + n * lanes<Batch>);
+    Batch(typename Shape::real(0)).store_aligned(weights + j * Shape::width + n * lanes<Batch>);
 }
 
 }  // namespace impl

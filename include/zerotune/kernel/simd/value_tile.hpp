@@ -8,14 +8,6 @@ namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace impl {
 
-/// Where each vector's weights end: the keys beyond are hidden from all of its rows. `ends` do not
-/// fall from one vector to the next (a causal panel's are a staircase).
-template <class Batch>
-struct value_range {
-  index_t begin;
-  index_t ends[panel_shape<Batch>::vectors];
-};
-
 /// Adds keys [begin, end) to the sums of vectors [First, Vectors).
 template <bool Guarded, class Batch, index_t First, index_t Vectors>
 ZEROTUNE_ALWAYS_INLINE void add_values(const typename Batch::value_type* weights,
@@ -48,7 +40,7 @@ ZEROTUNE_ALWAYS_INLINE void add_values(const typename Batch::value_type* weights
 template <bool Guarded, class Batch, index_t Vectors>
 [[gnu::noinline, gnu::flatten]] void value_tile(const typename Batch::value_type* weights,
                                                 const typename Batch::value_type* v,
-                                                const value_range<Batch>& keys,
+                                                const value_range<panel_shape<Batch>>& keys,
                                                 const typename Batch::value_type* shrink,
                                                 typename Batch::value_type* out) noexcept {
   using shape = panel_shape<Batch>;
@@ -76,27 +68,13 @@ template <bool Guarded, class Batch, index_t Vectors>
 
 /// All columns. Values that are not finite reach only the rows whose weight is not zero.
 template <bool Guarded, class Batch, index_t Vectors>
-void value_columns(panel<Batch>& p, const key_block<typename Batch::value_type>& block,
-                   const typename Batch::value_type* weights, const value_range<Batch>& keys,
+void value_columns(panel<panel_shape<Batch>>& p, const typename Batch::value_type* values,
+                   index_t value_tile_step, const typename Batch::value_type* weights,
+                   const value_range<panel_shape<Batch>>& keys,
                    const typename Batch::value_type* shrink, index_t value_dim) noexcept {
   using shape = panel_shape<Batch>;
-  for (index_t c = 0; c < value_dim; c += shape::group)
-    value_tile<Guarded, Batch, Vectors>(weights, block.values + c / shape::group * block.value_tile,
-                                        keys, shrink, p.out + c * shape::width);
-}
-
-template <class Batch>
-void multiply_values(panel<Batch>& p, const key_block<typename Batch::value_type>& block,
-                     const typename Batch::value_type* weights, const value_range<Batch>& keys,
-                     const typename Batch::value_type* shrink, index_t value_dim) noexcept {
-  unrolled<panel_shape<Batch>::vectors>([&](auto n) __attribute__((always_inline)) {
-    constexpr index_t count = decltype(n)::value + 1;
-    if (p.used != count) return;
-    if (block.finite)
-      value_columns<false, Batch, count>(p, block, weights, keys, shrink, value_dim);
-    else
-      value_columns<true, Batch, count>(p, block, weights, keys, shrink, value_dim);
-  });
+  for (index_t c = 0; c < value_dim; c += shape::group, values += value_tile_step)
+    value_tile<Guarded, Batch, Vectors>(weights, values, keys, shrink, p.out + c * shape::width);
 }
 
 }  // namespace impl

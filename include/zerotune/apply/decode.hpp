@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of few queries to a long key-value cache (layer: apply): all query heads of a key-value
+// head go over its keys together, in parts that are merged exactly.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "zerotune/apply/cache.hpp"
+#include "zerotune/apply/rows.hpp"
+#include "zerotune/kernel/split_decode.hpp"
+
+namespace zerotune {
+
+/// Options of attention_decode. Acc is float, or double where the tensors are double.
+template <class Acc = float>
+struct decode_options {
+  /// Multiplies q.k; 0 stands for 1/sqrt(head_dim).
+  Acc softmax_scale = 0;
+  /// Output [batch, num_heads, q_len] if given: log sum exp of the modified logits (natural).
+  tensor_view<Acc, 3> lse{};
+  /// As in sequence_options.
+  tensor_view<const index_t, 1> kv_lengths{};
+  tensor_view<const index_t, 1> q_starts{};
+  /// At least decode_workspace_size elements side by side, overwritten; empty: the call allocates.
+  tensor_view<Acc, 1> workspace{};
+};
+
+inline namespace ZEROTUNE_ABI {
+
+/// Elements of the workspace of attention_decode. It grows with kv_len up to 32 parts a key-value
+/// head, and holds for all shorter caches too.
+/// @throws invalid_argument if num_kv_heads does not divide num_heads, or the size overflows
+inline index_t decode_workspace_size(const attention_shape& shape, index_t num_kv_heads,
+                                     index_t head_dim, index_t value_dim) {
+  constexpr const char* function = "decode_workspace_size";
+  if (num_kv_heads < 1 || shape.num_heads % num_kv_heads != 0)
+    impl::fail(function, "num_kv_heads", "a divisor of " + std::to_string(shape.num_heads),
+               std::to_string(num_kv_heads));
+  if (head_dim < 1 || head_dim > impl::decode_dim || value_dim < 1 || value_dim > impl::decode_dim)
+    impl::fail(function, "head_dim and value_dim", "1 to " + std::to_string(impl::decode_dim),
+               std::to_string(head_dim) + " and " + std::to_string(value_dim));
+  const impl::decode_tasks tasks(shape, num_kv_heads, head_dim, value_dim);
+  index_t size = 0;
+  if (!tasks.workspace_size(&size))
+    impl::fail(function, "shape", "a workspace that fits 64 bits", "more");
+  return size;
+}
+
+namespace impl {
+
+/// Checks q, k and v against one another. Returns the shape.
+template <class Q, class K, class V>
+attention_shape check_decode(const char* function, const tensor_view<Q, 4>& q, const K& k,
+                             const V& v) {
+  check_memory(function, "q", q);
+  const cache_shape keys = cache_access<K>::check(function, "k", k);
+  const cache_shape values = cache_access<V>::check(function, "v", v);
+  const auto expect = [&](const char* what, index_t expected, index_t got) {
+    if (got != expected) fail(function, what, std::to_string(expected), std::to_string(got));
+  };
+  const auto expect_dim = [&](const char* what, index_t dim) {
+    if (dim < 1 || dim > decode_dim)
+      fail(function, what, "1 to " + std::to_string(decode_dim), std::to_string(dim));
+  };
+  expect("k dim 0 (batch)", q.extent(0), keys.batch);
+  expect("v dim 0 (batch)", q.extent(0), values.batch);
+  expect("v dim 1 (num_kv_heads)", keys.num_kv_heads, values.num_kv_heads);
+  expect("v dim 2 (kv_len)", keys.kv_len, values.kv_len);
+  expect("k dim 3 (head_dim)", q.extent(3), keys.dim);
+  expect_dim("q dim 3 (head_dim)", q.extent(3));
+  expect_dim("v dim 3 (value_dim)", values.dim);
+  if (keys.num_kv_heads < 1 || q.extent(1) % keys.num_kv_heads != 0)
+    fail(function, "q dim 1 (num_heads)",
+         "a multiple of num_kv_heads = " + std::to_string(keys.num_kv_heads),
+         std::to_string(q.extent(1)));
+  return {q.extent(0), q.extent(1), q.extent(2), keys.kv_len};
+}
+
+/// The first address of the workspace that vectors may be stored to.
+template <class Acc>
+Acc* aligned(Acc* memory) {
+  const auto address = reinterpret_cast<std::uintptr_t>(memory);
+  return memory + (decode_tasks::alignment - address % decode_tasks::alignment) %
+                      decode_tasks::alignment / sizeof(Acc);
+}
+
+}  // namespace impl
+
+/// attention for few queries and many keys (a step of generation, a speculative draft): the same
+/// result within rounding, each row of K and V read once for all query heads of its group. Parts of
+/// the keys run apart and are merged exactly; where they end depends on the sequence's length
+/// alone, so results depend on neither threads, nor the batch, nor pages.
+///
+/// @param q         [batch, num_heads, q_len, head_dim]; pays for q_len up to about 4
+/// @param k         [batch, num_kv_heads, kv_len, head_dim], or a paged_cache; elements or q8_0
+/// @param v         [batch, num_kv_heads, kv_len, value_dim], likewise
+/// @param out       [batch, num_heads, q_len, value_dim], overwritten; zeros where nothing is seen
+/// @param modifier  any logit_modifier, masks included
+/// @param options   as attention's, and a workspace: with it nothing is allocated
+/// @param executor  runs the parts; the result does not depend on it
+/// Inputs may have any strides; keys and values are fastest with contiguous rows.
+/// @throws invalid_argument for what does not fit, before anything is written; std::bad_alloc
+///         without a workspace
+template <class Backend, class Q, key_value_cache K, key_value_cache V, element Out,
+          logit_modifier Modifier, impl::executor_reference Executor = serial_executor>
+  requires(element<std::remove_const_t<Q>>&& std::same_as<impl::cache_cell<K>, impl::cache_cell<V>>)
+void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& v,
+                      const tensor_view<Out, 4>& out, const Modifier& modifier,
+                      const decode_options<accumulator_t<impl::cache_cell<K>>>& options = {},
+                      Executor&& executor = {}) {
+  using cell = impl::cache_cell<K>;
+  using acc = accumulator_t<cell>;
+  static_assert(std::same_as<accumulator_t<std::remove_const_t<Q>>, acc> &&
+                    std::same_as<accumulator_t<Out>, acc>,
+                "zerotune: double and float tensors do not mix in one attention");
+  impl::require_kernel<Backend, form::attention, acc>();
+  constexpr const char* function = "attention_decode";
+  const attention_shape shape = impl::check_decode(function, q, k, v);
+  const index_t head_dim = q.extent(3), value_dim = out.extent(3);
+  const impl::footprint q_bytes = impl::check_memory(function, "q", q);
+  const auto check_apart = [&](const char* name, const impl::footprint& written) {
+    impl::check_disjoint(function, name, written, "q", q_bytes);
+    impl::cache_access<K>::check_apart(function, name, written, "k", k);
+    impl::cache_access<V>::check_apart(function, name, written, "v", v);
+  };
+  const impl::footprint written = impl::check_output(function, "out", out);
+  impl::check_extent(function, "out", out, 0, "batch", shape.batch);
+  impl::check_extent(function, "out", out, 1, "num_heads", shape.num_heads);
+  impl::check_extent(function, "out", out, 2, "q_len", shape.q_len);
+  impl::check_extent(function, "out", out, 3, "value_dim",
+                     impl::cache_access<V>::check(function, "v", v).dim);
+  check_apart("out", written);
+  impl::footprint lse{};
+  if (options.lse.data()) {
+    lse = impl::check_output(function, "lse", options.lse);
+    impl::check_extent(function, "lse", options.lse, 0, "batch", shape.batch);
+    impl::check_extent(function, "lse", options.lse, 1, "num_heads", shape.num_heads);
+    impl::check_extent(function, "lse", options.lse, 2, "q_len", shape.q_len);
+    check_apart("lse", lse);
+    impl::check_disjoint(function, "lse", lse, "out", written);
+  }
+  if (!impl::is_finite(options.softmax_scale))
+    impl::fail(function, "softmax_scale", "a finite value", "NaN or infinity");
+  const geometry g = impl::resolve(function, shape, {options.kv_lengths, options.q_starts});
+  impl::cache_access<K>::check_lengths(function, "k", k, g);
+  impl::cache_access<V>::check_lengths(function, "v", v, g);
+  const index_t num_kv_heads = impl::cache_access<K>::check(function, "k", k).num_kv_heads;
+  const index_t needed = decode_workspace_size(shape, num_kv_heads, head_dim, value_dim);
+  if (options.workspace.data()) {
+    const impl::footprint memory = impl::check_output(function, "workspace", options.workspace);
+    if (options.workspace.extent(0) < needed || options.workspace.stride(0) != 1)
+      impl::fail(function, "workspace", std::to_string(needed) + " elements side by side",
+                 std::to_string(options.workspace.extent(0)) + " of stride " +
+                     std::to_string(options.workspace.stride(0)));
+    check_apart("workspace", memory);
+    impl::check_disjoint(function, "workspace", memory, "out", written);
+    impl::check_disjoint(function, "workspace", memory, "lse", lse);
+  }
+  check_modifier(modifier, function, shape);
+  if (q.empty()) return;
+
+  const acc scale = options.softmax_scale != acc(0)
+                        ? options.softmax_scale
+                        : static_cast<acc>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  const index_t group_size = shape.num_heads / num_kv_heads;
+  const auto args = [&](index_t b, index_t kv_head) {
+    const index_t head = kv_head * group_size;
+    return impl::decode_args<std::remove_const_t<Q>, cell, Out>{
+        q.pointer(b, head, 0, 0),
+        q.stride(1),
+        q.stride(2),
+        q.stride(3),
+        impl::cache_access<K>::rows(k, b, kv_head),
+        impl::cache_access<V>::rows(v, b, kv_head),
+        out.pointer(b, head, 0, 0),
+        out.stride(1),
+        out.stride(2),
+        out.stride(3),
+        options.lse.data() ? options.lse.pointer(b, head, 0) : nullptr,
+        options.lse.stride(1),
+        options.lse.stride(2),
+        head_dim,
+        value_dim,
+        head,
+        group_size,
+        shape.q_len,
+        scale};
+  };
+  std::vector<acc> own;
+  if (!options.workspace.data()) own.resize(static_cast<std::size_t>(needed));
+  impl::run_decode<Backend>(
+      executor, args, g, modifier, impl::decode_tasks(shape, num_kv_heads, head_dim, value_dim),
+      impl::aligned(options.workspace.data() ? options.workspace.data() : own.data()));
+}
+
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune

@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of few queries to many keys (layer: kernel): all queries of a key-value head go over
+// its keys together, so that each row of K and V is read once, and the keys are cut into parts
+// (kernel/split.hpp). A query's result does not depend on those that go along.
+#pragma once
+
+#include <utility>
+
+#include "zerotune/core/q8_0.hpp"
+#include "zerotune/kernel/attention_row.hpp"
+#include "zerotune/kernel/scalar/row_ops.hpp"
+#include "zerotune/kernel/split.hpp"
+
+namespace zerotune {
+inline namespace ZEROTUNE_ABI {
+namespace impl {
+
+/// Keys of one step, queries that go along together, and elements that a row in the workspace is
+/// padded to a multiple of (two of the widest vectors).
+inline constexpr index_t decode_keys = 64;
+inline constexpr index_t decode_rows = 32;
+inline constexpr index_t decode_padding = 32;
+/// The greatest head_dim and value_dim: rows that have to be converted are copied to the stack.
+inline constexpr index_t decode_dim = 4096;
+
+ZEROTUNE_ALWAYS_INLINE constexpr index_t padded_dim(index_t dim) {
+  return (dim + decode_padding - 1) / decode_padding * decode_padding;
+}
+
+/// The rows of one key-value head of K or V: evenly spaced, or in pages.
+template <cache_element T>
+struct kv_rows {
+  const T* base;                        // row 0, or row 0 of page 0
+  index_t row, stride;                  // steps to the next row (of a page) and to the next cell
+  const std::int32_t* table = nullptr;  // page of each page_size positions; null: no pages
+  index_t table_stride = 0, page = 0, page_size = 0;
+
+  /// Addresses of the rows of some keys.
+  void locate(range keys, const T** rows) const noexcept {
+    if (!table) {
+      for (index_t j = keys.begin; j < keys.end; ++j) *rows++ = base + j * row;
+      return;
+    }
+    for (index_t j = keys.begin; j < keys.end;) {
+      const index_t number = j / page_size, end = (number + 1) * page_size;
+      const T* from = base + page * table[number * table_stride] + (j - number * page_size) * row;
+      for (; j < end && j < keys.end; ++j, from += row) *rows++ = from;
+    }
+  }
+};
+
+/// Rows to fetch into the cache while others are worked on.
+template <class T>
+struct rows_ahead {
+  const T* const* rows = nullptr;
+  index_t count = 0, cells = 0;
+};
+
+/// The operations of a back end on the queries of a group, for a cache of T. Query, scores and
+/// output rows are of the accumulator; `stride` is the cache's step between cells.
+///
+///   void pack(const Q* q, index_t q_stride, index_t dim, acc* packed)
+///       a query in the order that `scores` takes; packed has room for padded_dim(dim)
+///   void scores(const acc* packed, index_t packed_row, index_t rows, const T* const* keys,
+///               index_t stride, index_t count, index_t dim, acc factor, acc* scores, ahead)
+///       scores[i][j] = factor <q_i, k_j>, decode_keys apart
+///   void accumulate(const acc* weights, index_t rows, const T* const* values, index_t stride,
+///                   index_t count, index_t dim, acc* out, index_t out_row, ahead)
+///       out_i += sum_j weights[i][j] v_j in an order of its own
+///   void unpack(acc* out, index_t dim)                      puts the columns in their order
+///   acc raise_maximum(acc* scores, index_t count, acc maximum, acc* poison)
+///       the greatest of all; adds 0 * score to the lanes of poison. It may write behind the scores
+///   void weigh(acc* scores, index_t count, acc maximum, acc* sum)
+///       scores become exp(score - maximum) and are added to the lanes of sum
+/// A query's sum and poison are kept in `lanes` numbers, which are added when the part is done.
+template <class Backend, cache_element T>
+struct decode_ops;
+
+template <cache_element T>
+struct decode_ops<backend::scalar, T> {
+  using acc = accumulator_t<T>;
+
+  static acc at(const T* row, index_t stride, index_t i) noexcept {
+    if constexpr (std::is_same_v<T, q8_0>)
+      return static_cast<float>(row[i / q8_0::size * stride].scale) *
+             static_cast<float>(row[i / q8_0::size * stride].values[i % q8_0::size]);
+    else
+      return static_cast<acc>(row[i * stride]);
+  }
+  template <element Q>
+  static void pack(const Q* q, index_t q_stride, index_t dim, acc* packed) noexcept {
+    for (index_t i = 0; i < dim; ++i)
+      packed[i] = static_cast<acc>(static_cast<accumulator_t<Q>>(q[i * q_stride]));
+  }
+  static void scores(const acc* packed, index_t packed_row, index_t rows, const T* const* keys,
+                     index_t stride, index_t count, index_t dim, acc factor, acc* scores,
+                     rows_ahead<T>) noexcept {
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t j = 0; j < count; ++j) {
+        acc total = 0;
+        for (index_t c = 0; c < dim; ++c)
+          total += packed[i * packed_row + c] * at(keys[j], stride, c);
+        scores[i * decode_keys + j] = factor * total;
+      }
+  }
+  static void accumulate(const acc* weights, index_t rows, const T* const* values, index_t stride,
+                         index_t count, index_t dim, acc* out, index_t out_row,
+                         rows_ahead<T>) noexcept {
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t j = 0; j < count; ++j)
+        for (index_t c = 0; c < dim; ++c)
+          out[i * out_row + c] += weights[i * decode_keys + j] * at(values[j], stride, c);
+  }
+  static void unpack(acc*, index_t) noexcept {}
+
+  static constexpr index_t lanes = 1;
+  static acc raise_maximum(acc* scores, index_t count, acc maximum, acc* poison) noexcept {
+    for (index_t j = 0; j < count; ++j) {
+      *poison += scores[j] * acc(0);
+      maximum = scores[j] > maximum ? scores[j] : maximum;
+    }
+    return maximum;
+  }
+  static void weigh(acc* scores, index_t count, acc maximum, acc* sum) noexcept {
+    *sum += row_ops<backend::scalar, acc>::exp_and_sum(scores, maximum, count);
+  }
+};
+
+/// What the queries of one key-value head read and write. Query i is position i / group_size of
+/// query head first_head + i % group_size: those that see the same keys stand side by side.
+template <element Q, cache_element KV, element Out>
+struct decode_args {
+  const Q* q;
+  index_t q_head, q_row, q_stride;
+  kv_rows<KV> k, v;
+  Out* out;
+  index_t out_head, out_row, out_stride;
+  accumulator_t<KV>* lse;  // or null
+  index_t lse_head, lse_row;
+  index_t head_dim, value_dim;
+  index_t first_head, group_size, q_len;
+  accumulator_t<KV> softmax_scale;
+
+  index_t rows() const noexcept { return group_size * q_len; }
+};
+
+/// Workspace of one part: packed queries, outputs, and maximum, sum and count of each query.
+template <class Acc>
+class part_memory {
+ public:
+  part_memory(Acc* memory, index_t rows, index_t head_dim, index_t value_dim)
+      : q(memory),
+        q_row(padded_dim(head_dim)),
+        out(q + rows * q_row),
+        out_row(padded_dim(value_dim)),
+        state_(out + rows * out_row) {}
+
+  /// Elements that a part takes.
+  static index_t size(index_t rows, index_t head_dim, index_t value_dim) {
+    return padded_dim(rows * (padded_dim(head_dim) + padded_dim(value_dim) + 3));
+  }
+  softmax_part<Acc> state(index_t row) const noexcept {
+    return {state_[3 * row], state_[3 * row + 1], state_[3 * row + 2]};
+  }
+  void set_state(index_t row, const softmax_part<Acc>& s) const noexcept {
+    state_[3 * row] = s.maximum;
+    state_[3 * row + 1] = s.sum;
+    state_[3 * row + 2] = s.count;
+  }
+
+  Acc* q;
+  index_t q_row;
+  Acc* out;
+  index_t out_row;
+
+ private:
+  Acc* state_;
+};
+
+/// One part of the keys for the queries of one key-value head.
+template <class Backend, element Q, cache_element KV, element Out, logit_modifier Modifier>
+class decode_part {
+ public:
+  using ops = decode_ops<Backend, KV>;
+  using acc = accumulator_t<KV>;
+
+  decode_part(const decode_args<Q, KV, Out>& args, const geometry& g, const Modifier& m,
+              index_t batch, bool ignore_zero_gamma)
+      : a_(args), g_(g), m_(m), batch_(batch), ignore_zero_gamma_(ignore_zero_gamma) {}
+
+  /// Queries `rows` over the keys `part`; the result goes to their rows of memory.
+  void run(range part, range rows, const part_memory<acc>& memory) noexcept {
+    for (index_t first = rows.begin; first < rows.end; first += decode_rows)
+      run_rows(part, intersect({first, first + decode_rows}, rows), memory);
+  }
+
+ private:
+  static constexpr index_t lanes = ops::lanes;
+
+  void run_rows(range part, range rows, const part_memory<acc>& memory) noexcept {
+    begin(part, rows, memory);
+    const KV *k[2][decode_keys], *v[decode_keys];
+    const index_t k_cells = a_.k.stride == 1 ? a_.head_dim / cell_size<KV> : 0;
+    const index_t v_cells = a_.v.stride == 1 ? a_.value_dim / cell_size<KV> : 0;
+    range block = first_block(all_);
+    a_.k.locate(block, k[0]);
+    for (index_t n = 0; !block.empty(); ++n) {
+      const range next = first_block({block.end, all_.end});
+      a_.v.locate(block, v);
+      a_.k.locate(next, k[(n + 1) % 2]);
+      run_block(block, k[n % 2], v, {v, block.size(), v_cells},
+                {k[(n + 1) % 2], next.size(), k_cells});
+      block = next;
+    }
+    for (index_t i = 0; i < rows_; ++i) {
+      for (index_t n = 0; n < lanes; ++n) state_[i].sum += sum_[i][n] + poison_[i][n];
+      memory.set_state(rows.begin + i, state_[i]);
+    }
+  }
+
+  /// Keys up to the next multiple of decode_keys: steps do not depend on where a range begins.
+  static range first_block(range keys) noexcept {
+    return intersect(keys, {keys.begin, (keys.begin / decode_keys + 1) * decode_keys});
+  }
+
+  void begin(range part, range rows, const part_memory<acc>& memory) noexcept {
+    rows_ = rows.size();
+    q_ = memory.q + rows.begin * memory.q_row;
+    q_row_ = memory.q_row;
+    out_ = memory.out + rows.begin * memory.out_row;
+    out_row_ = memory.out_row;
+    all_ = {};
+    uniform_ = true;
+    for (index_t i = 0; i < rows_; ++i) {
+      const index_t head = (rows.begin + i) % a_.group_size;
+      const index_t position = (rows.begin + i) / a_.group_size;
+      row_[i] = g_.at(batch_, a_.first_head + head, position);
+      seen_[i] = intersect(seen_keys(g_, m_, row_[i]), part);
+      if (!seen_[i].empty()) all_ = hull(all_, seen_[i]);
+      uniform_ = uniform_ && seen_[i].begin == seen_[0].begin && seen_[i].end == seen_[0].end &&
+                 effect(i, seen_[i]) == tile_effect::none;
+      ops::pack(a_.q + head * a_.q_head + position * a_.q_row, a_.q_stride, a_.head_dim,
+                q_ + i * q_row_);
+      for (index_t c = 0; c < out_row_; ++c) out_[i * out_row_ + c] = acc(0);
+      state_[i] = {};
+      for (index_t n = 0; n < lanes; ++n) sum_[i][n] = poison_[i][n] = acc(0);
+    }
+  }
+
+  tile_effect effect(index_t i, range keys) const noexcept {
+    if (keys.empty()) return tile_effect::masked;
+    const row& r = row_[i];
+    return m_.effect(head_of{r.batch, r.head}, range{r.q_pos, r.q_pos + 1}, keys);
+  }
+
+  void run_block(range block, const KV* const* k, const KV* const* v, rows_ahead<KV> fetch_v,
+                 rows_ahead<KV> fetch_k) noexcept {
+    if (uniform_) {
+      step({0, rows_}, block, k, v, false, fetch_v, fetch_k);
+      return;
+    }
+    range keys[decode_rows];
+    tile_effect effects[decode_rows];
+    for (index_t i = 0; i < rows_; ++i) {
+      keys[i] = intersect(seen_[i], block);
+      effects[i] = effect(i, keys[i]);
+      changes_[i] = effects[i] == tile_effect::apply;
+    }
+    for (index_t first = 0, end; first < rows_; first = end) {
+      end = first + 1;
+      if (effects[first] == tile_effect::masked) continue;
+      while (end < rows_ && effects[end] != tile_effect::masked &&
+             keys[end].begin == keys[first].begin && keys[end].end == keys[first].end)
+        ++end;
+      const index_t from = keys[first].begin - block.begin;
+      step({first, end}, keys[first], k + from, v + from, true, fetch_v, fetch_k);
+      fetch_v = fetch_k = {};
+    }
+  }
+
+  /// Queries that see the same keys of a block.
+  void step(range rows, range keys, const KV* const* k, const KV* const* v, bool may_change,
+            rows_ahead<KV> fetch_v, rows_ahead<KV> fetch_k) noexcept {
+    ops::scores(q_ + rows.begin * q_row_, q_row_, rows.size(), k, a_.k.stride, keys.size(),
+                a_.head_dim, a_.softmax_scale, scores_, fetch_v);
+    bool all_seen = true;
+    index_t seen[decode_rows];
+    for (index_t i = 0; i < rows.size(); ++i) {
+      seen[i] = soften(rows.begin + i, keys, may_change && changes_[rows.begin + i],
+                       scores_ + i * decode_keys);
+      all_seen = all_seen && seen[i] == keys.size();
+    }
+    if (all_seen) {
+      add_values(rows, 0, v, keys.size(), fetch_k);
+      return;
+    }
+    // 0 * NaN: a value that a query does not see is not read for it.
+    for (index_t i = 0; i < rows.size(); ++i) {
+      const range alone{rows.begin + i, rows.begin + i + 1};
+      if (seen[i] == keys.size())
+        add_values(alone, i * decode_keys, v, keys.size(), {});
+      else if (seen[i] > 0)
+        for (index_t j = 0; j < keys.size(); ++j)
+          if (scores_[i * decode_keys + j] != acc(0))
+            add_values(alone, i * decode_keys + j, v + j, 1, {});
+    }
+  }
+
+  void add_values(range rows, index_t weights, const KV* const* v, index_t count,
+                  rows_ahead<KV> fetch) noexcept {
+    ops::accumulate(scores_ + weights, rows.size(), v, a_.v.stride, count, a_.value_dim,
+                    out_ + rows.begin * out_row_, out_row_, fetch);
+  }
+
+  /// Scores of query i become weights: modifier, maximum, exp. Returns the number of keys seen.
+  index_t soften(index_t i, range keys, bool changes, acc* scores) noexcept {
+    softmax_part<acc>& state = state_[i];
+    index_t hidden = 0;
+    if (changes) {
+      const range changed = intersect(changed_keys(m_, row_[i]), keys);
+      if (!changed.empty())
+        hidden = modify_scores<Backend>(m_, row_[i], changed, ignore_zero_gamma_,
+                                        scores + (changed.begin - keys.begin), poison_[i]);
+    }
+    if (hidden == keys.size()) return 0;
+    const acc former = state.maximum;
+    state.maximum = hidden == 0 ? ops::raise_maximum(scores, keys.size(), former, poison_[i])
+                                : raise_over_seen(scores, keys.size(), former, poison_[i]);
+    if (state.count > acc(0) && state.maximum != former) {
+      const acc shrink = exp_of(former - state.maximum);
+      for (acc& lane : sum_[i]) lane *= shrink;
+      row_ops<Backend, acc>::store(out_ + i * out_row_, shrink, out_ + i * out_row_, 1, out_row_);
+    }
+    state.count += static_cast<acc>(keys.size() - hidden);
+    ops::weigh(scores, keys.size(), state.maximum, sum_[i]);
+    return keys.size() - hidden;
+  }
+
+  static acc raise_over_seen(const acc* scores, index_t count, acc maximum, acc* poison) noexcept {
+    for (index_t j = 0; j < count; ++j) {
+      if (is_masked(scores[j])) continue;
+      *poison += scores[j] * acc(0);
+      maximum = scores[j] > maximum ? scores[j] : maximum;
+    }
+    return maximum;
+  }
+
+  const decode_args<Q, KV, Out>& a_;
+  const geometry& g_;
+  const Modifier& m_;
+  index_t batch_;
+  bool ignore_zero_gamma_;
+
+  index_t rows_ = 0;
+  acc* q_ = nullptr;
+  index_t q_row_ = 0;
+  acc* out_ = nullptr;
+  index_t out_row_ = 0;
+  row row_[decode_rows];
+  range seen_[decode_rows], all_;
+  bool uniform_ = true, changes_[decode_rows];  // uniform: all see the same keys, unmodified
+  softmax_part<acc> state_[decode_rows];
+  alignas(64) acc sum_[decode_rows][lanes], poison_[decode_rows][lanes];
+  alignas(64) acc scores_[decode_rows * decode_keys];
+};
+
+/// All queries of one key-value head over one part of its keys.
+template <class Backend, element Q, cache_element KV, element Out, logit_modifier Modifier>
+void run_part(const decode_args<Q, KV, Out>& a, const geometry& g, const Modifier& m, index_t batch,
+              range part, const part_memory<accumulator_t<KV>>& memory) noexcept {
+  decode_part<Backend, Q, KV, Out, Modifier>(a, g, m, batch, false)
+      .run(part, {0, a.rows()}, memory);
+}
+
+}  // namespace impl
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune

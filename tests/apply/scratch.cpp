@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scratch memory of attention: the caller's or the call's own, for any number of threads.
+#include "zerotune/apply/scratch.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "support/backends.hpp"
+#include "support/errors.hpp"
+#include "support/scene.hpp"
+#include "zerotune/apply/attention.hpp"
+#include "zerotune/core/thread_pool.hpp"
+
+namespace {
+std::atomic<int> allocations{0};
+}  // namespace
+
+// Not inlined: compilers would take the pair of malloc and delete for a mistake.
+[[gnu::noinline]] void* operator new(std::size_t size) {
+  ++allocations;
+  if (void* const memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace {
+
+using test::index_t;
+using test::scene;
+
+template <class Kernel>
+class scratch_of : public ::testing::Test {
+ public:
+  using type = typename Kernel::type;
+  using acc = zerotune::accumulator_t<type>;
+  using backend = typename Kernel::backend;
+
+  scratch_of() : s(shape()), in(s, 3), out({2, 4, 150, 24}) {}
+  static scene shape() {
+    scene s{.batch = 2, .num_heads = 4, .num_kv_heads = 2, .q_len = 150, .kv_len = 170};
+    s.head_dim = s.value_dim = 24;
+    s.gammas = {2.0f, 0.0f, 1.0f, 0.5f};
+    return s.complete();
+  }
+  index_t bytes(index_t threads) {
+    return zerotune::attention_workspace_bytes(backend{}, in.q.const_view(), in.k.const_view(),
+                                               in.v.const_view(), out.view(), plan, threads);
+  }
+  template <class Executor = zerotune::serial_executor>
+  void run(std::vector<std::byte>& workspace, Executor&& executor = {}) {
+    zerotune::attention_options<acc> options;
+    options.plan = plan;
+    if (!workspace.empty()) options.workspace = zerotune::view_of(workspace);
+    zerotune::attention(backend{}, in.q.const_view(), in.k.const_view(), in.v.const_view(),
+                        out.view(), s.usual(), options, executor);
+  }
+
+  scene s;
+  test::inputs<type> in;
+  test::tensor<type> out;
+  zerotune::attention_plan plan = zerotune::plan_attention();
+};
+TYPED_TEST_SUITE(scratch_of, test::attention_fault_kernels, test::kernel_names);
+
+TYPED_TEST(scratch_of, a_call_with_a_workspace_allocates_nothing_and_changes_no_bit) {
+  std::vector<std::byte> none, workspace(static_cast<std::size_t>(this->bytes(1)));
+  this->run(none);
+  const auto expected = this->out.elements();
+  this->out.fill(9);
+  const int before = allocations;
+  this->run(workspace);
+  EXPECT_EQ(allocations, before);
+  EXPECT_TRUE(test::same_bits(this->out.elements(), expected));
+}
+
+TYPED_TEST(scratch_of, more_threads_than_the_workspace_serves_take_turns) {
+  std::vector<std::byte> none, workspace;
+  this->run(none);
+  const auto expected = this->out.elements();
+  zerotune::thread_pool threads(5);
+  for (const index_t served : {1, 2, 5, 100}) {
+    workspace.assign(static_cast<std::size_t>(this->bytes(served)), std::byte{0xff});
+    this->out.fill(9);
+    this->run(workspace, threads);
+    EXPECT_TRUE(test::same_bits(this->out.elements(), expected)) << served;
+  }
+  this->out.fill(9);
+  this->run(none, threads);
+  EXPECT_TRUE(test::same_bits(this->out.elements(), expected));
+}
+
+TYPED_TEST(scratch_of, a_workspace_that_is_too_small_is_an_error) {
+  const index_t needed = this->bytes(1);
+  if (needed == 0) GTEST_SKIP() << "this back end needs none";
+  std::vector<std::byte> workspace(static_cast<std::size_t>(needed - 1));
+  const auto before = this->out.elements();
+  const std::string message = test::message_of([&] { this->run(workspace); });
+  EXPECT_TRUE(test::mentions(message, {"attention", "workspace", "at least", std::to_string(needed),
+                                       std::to_string(needed - 1)}))
+      << message;
+  EXPECT_TRUE(test::same_bits(this->out.elements(), before));
+}
+
+TYPED_TEST(scratch_of, a_shorter_call_fits_the_workspace_of_a_longer_one) {
+  const index_t needed = this->bytes(1);
+  for (const index_t q_len : {149, 96, 49, 48, 17, 2, 1}) {
+    scene shorter = this->shape();
+    shorter.q_len = q_len;
+    shorter.complete();
+    test::inputs<typename TypeParam::type> in(shorter, 3);
+    test::tensor<typename TypeParam::type> out({2, 4, q_len, 24});
+    EXPECT_LE(zerotune::attention_workspace_bytes(typename TypeParam::backend{}, in.q.const_view(),
+                                                  in.k.const_view(), in.v.const_view(), out.view(),
+                                                  this->plan),
+              needed)
+        << q_len;
+  }
+}
+
+TEST(caches, are_plausible) {
+  const zerotune::cache_sizes& sizes = zerotune::machine_caches();
+  EXPECT_GE(sizes.level1, 8 << 10);
+  EXPECT_GE(sizes.level2, sizes.level1);
+  EXPECT_EQ(&sizes, &zerotune::machine_caches());
+}
+
+}  // namespace
