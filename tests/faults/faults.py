@@ -18,6 +18,7 @@ import sys
 
 WEIGHTS = "kernel/weights_row.hpp"
 ATTENTION = "kernel/attention_row.hpp"
+PROBLEM = "kernel/attention_problem.hpp"
 
 # name: (needs simd, caught by, edits)
 FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
@@ -28,9 +29,9 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
         [
             (
                 WEIGHTS,
-                "const double kept = before + rest, scaled = after + rest;",
-                "const float a_0 = static_cast<float>(before);\n"
-                "  const float gamma = static_cast<float>(after / before);\n"
+                "const double kept = former + rest, scaled = former * factor + rest;",
+                "const float a_0 = static_cast<float>(former);\n"
+                "  const float gamma = static_cast<float>(factor);\n"
                 "  const double kept = 1.0, scaled = double{1.0f + (gamma - 1.0f) * a_0};",
             )
         ],
@@ -60,11 +61,12 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
                 "return kv.contains(initial) && gamma(head.head) != 1.0f ?",
                 "return kv.contains(initial) ?",
             ),
-            (WEIGHTS, "if (!changes || (", "if (("),
+            (WEIGHTS, "|| factor == 1.0 || former == 0.0) return;", "|| former == 0.0) return;"),
             (
                 WEIGHTS,
-                "const double kept = before + rest, scaled = after + rest;",
-                "const double kept = changes ? before + rest : 1.0, scaled = after + rest;",
+                "const double kept = former + rest, scaled = former * factor + rest;",
+                "const double kept = factor != 1.0 ? former + rest : 1.0,\n"
+                "               scaled = former * factor + rest;",
             ),
         ],
     ),
@@ -73,9 +75,9 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
         "attention: grouped heads",
         [
             (
-                "apply/attention.hpp",
-                "const index_t kv_head = h / group_size;",
-                "const index_t kv_head = group_size > 0 ? h % k.extent(1) : 0;",
+                PROBLEM,
+                "const index_t kv_head = head / p.group_size();",
+                "const index_t kv_head = head % p.num_kv_heads();",
             )
         ],
     ),
@@ -89,12 +91,6 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
                 "const range changed = changed_keys(m, r);",
             ),
             (WEIGHTS, "if (changed.empty() || m.effect(", "if (changed.empty() && m.effect("),
-            (
-                WEIGHTS,
-                "if (factor == hidden_factor) continue;\n    before += value(j);",
-                "before += value(j);",
-            ),
-            (WEIGHTS, "after += value(j) * factor;", "after += value(j) * 2;"),
         ],
     ),
     "overflow_at_a_large_gamma": (
@@ -113,9 +109,9 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
         "attention: grouped heads",
         [
             (
-                "apply/attention.hpp",
-                "k.pointer(b, kv_head, 0, 0), k.stride(2), k.stride(3),",
-                "k.pointer(b, kv_head, 0, 0), k.stride(3), k.stride(2),",
+                PROBLEM,
+                "p.k.pointer(batch, kv_head, 0, 0), p.k.stride(2), p.k.stride(3),",
+                "p.k.pointer(batch, kv_head, 0, 0), p.k.stride(3), p.k.stride(2),",
             )
         ],
     ),
