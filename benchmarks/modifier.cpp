@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a modifier costs: attention with initial_token beside identity, and beside itself (the
-// noise), per shape; and rescale_weights with gamma = 1, which must cost nothing.
+// noise), per shape, and with a user's bias that changes every logit; and rescale_weights with
+// gamma = 1, which must cost nothing.
 //
 //   benchmark_modifier                          ratios, then Google Benchmark's table
 //   benchmark_modifier --benchmark_filter=none  ratios alone
@@ -34,6 +35,18 @@ struct shape {
 constexpr shape shapes[] = {{512, 512, 64, 8, 8},    {512, 512, 128, 8, 8}, {2048, 2048, 64, 8, 8},
                             {2048, 2048, 128, 8, 8}, {1, 1024, 128, 32, 8}, {1, 4096, 128, 32, 8}};
 
+/// A modifier as a user writes it: a bias that falls with the distance, slower and slower.
+struct distance_bias {
+  float strength;
+  template <class Batch>
+  Batch log_bias(zt::row r, Batch kv_pos) const {
+    using real = zt::impl::value_of<Batch>;
+    const Batch distance = Batch(static_cast<real>(r.q_pos)) - kv_pos, one(real(1));
+    return Batch(real(-strength)) * distance / (distance + one + one);
+  }
+  zt::tile_effect effect(int, zt::range, zt::range) const { return zt::tile_effect::apply; }
+};
+
 class problem {
  public:
   explicit problem(const shape& s)
@@ -41,15 +54,19 @@ class problem {
         q_(numbers(s.heads * s.q_len * s.head_dim, 1)),
         k_(numbers(s.kv_heads * s.kv_len * s.head_dim, 2)),
         v_(numbers(s.kv_heads * s.kv_len * s.head_dim, 3)),
-        out_(static_cast<std::size_t>(s.heads * s.q_len * s.head_dim)) {}
+        out_(static_cast<std::size_t>(s.heads * s.q_len * s.head_dim)) {
+    options_.plan = zt::plan_attention();
+    workspace_.resize(static_cast<std::size_t>(zt::attention_workspace_bytes(
+        zt::backend::simd<>{}, view(q_, s.heads, s.q_len), view(k_, s.kv_heads, s.kv_len),
+        view(v_, s.kv_heads, s.kv_len), output(), options_.plan)));
+    if (!workspace_.empty()) options_.workspace = zt::view_of(workspace_);
+  }
 
   template <class Backend, class Modifier>
   void run(Backend backend, const Modifier& m) {
-    zt::attention(
-        backend, view(q_, shape_.heads, shape_.q_len), view(k_, shape_.kv_heads, shape_.kv_len),
-        view(v_, shape_.kv_heads, shape_.kv_len),
-        zt::tensor_view<float, 4>(out_.data(), {1, shape_.heads, shape_.q_len, shape_.head_dim}),
-        m);
+    zt::attention(backend, view(q_, shape_.heads, shape_.q_len),
+                  view(k_, shape_.kv_heads, shape_.kv_len),
+                  view(v_, shape_.kv_heads, shape_.kv_len), output(), m, options_);
   }
   /// Against the scalar reference: the first and the last row of each head.
   bool check() {
@@ -73,6 +90,9 @@ class problem {
                                        index_t rows) const {
     return {x.data(), {1, heads, rows, shape_.head_dim}};
   }
+  zt::tensor_view<float, 4> output() {
+    return {out_.data(), {1, shape_.heads, shape_.q_len, shape_.head_dim}};
+  }
   static std::vector<float> numbers(index_t count, std::uint64_t state) {
     std::vector<float> x(static_cast<std::size_t>(count));
     for (float& value : x) {
@@ -84,6 +104,8 @@ class problem {
 
   shape shape_;
   std::vector<float> q_, k_, v_, out_;
+  zt::attention_options<float> options_;
+  std::vector<std::byte> workspace_;
 };
 
 bool print_cost(const shape& s) {
@@ -101,10 +123,14 @@ bool print_cost(const shape& s) {
   const int rounds = s.q_len == 2048 ? 7 : 25;
   const bench::ratios cost = bench::compare(sink, plain, rounds);
   const bench::ratios noise = bench::compare(same, plain, rounds);
+  const auto bias = [&] { p.run(zt::backend::simd<>{}, zt::causal{} | distance_bias{1.0f}); };
+  const bench::ratios everywhere = bench::compare(bias, plain, rounds);
   std::printf("%6.1f GFLOP/s; initial_token / identity ", s.flops() / cost.fastest_a / 1e9);
   bench::print_ratio(cost);
   std::printf("; identity / identity ");
   bench::print_ratio(noise);
+  std::printf("; a bias on every logit ");
+  bench::print_ratio(everywhere);
   std::printf("\n");
   std::fflush(stdout);
   return true;

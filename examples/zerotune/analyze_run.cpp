@@ -160,7 +160,7 @@ class analyzer {
     for (index_t g = 0; g < 3; ++g) {
       const index_t first = g * layers / 3, end = (g + 1) * layers / 3;
       if (first == end) continue;
-      layer_group& group = out_.groups.emplace_back(names[g], first, end - 1);
+      layer_group& group = out_.groups.emplace_back(layer_group{names[g], first, end - 1, {}});
       std::vector<index_t> chosen(static_cast<std::size_t>(end - first));
       std::iota(chosen.begin(), chosen.end(), first);
       for (const float gamma : plan_.probe_gammas)
@@ -177,7 +177,7 @@ class analyzer {
                                                           {"last", token_place::last}};
     pass_bar bar("token positions", std::size(places) * plan_.probe_gammas.size(), rows());
     for (const auto& [name, place] : places) {
-      scaled_position& position = out_.positions.emplace_back(name);
+      scaled_position& position = out_.positions.emplace_back(scaled_position{name, {}});
       for (const float gamma : plan_.probe_gammas) {
         position.effects.push_back(compare(gamma, probe_.scale_token(place, gamma, bar.next())));
         out_.cost.forward_rows += rows();

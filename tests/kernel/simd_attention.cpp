@@ -36,17 +36,17 @@ template <class T>
 struct usual {
   using type = T;
   using kernel = zt::impl::attention_kernel<zt::backend::simd<>, T, T, T>;
-  static bool rounds_weights() { return kernel::rounds_weights(); }
+  static bool rounds_weights() { return kernel::kind() != zt::impl::product_kind::numbers; }
 };
-/// bfloat16 with certain products, whatever the back end takes on this machine.
-template <class Products, bool Rounds>
+/// bfloat16 with products of pairs, whatever the back end takes on this machine.
+template <class Products>
 struct with_products {
   using type = zt::bfloat16;
   using kernel = zt::impl::panel_kernel<void, Products, type, type, type>;
-  static bool rounds_weights() { return Rounds; }
+  static bool rounds_weights() { return true; }
 };
-using converted = with_products<zt::impl::float_products<float_batch>, false>;
-using tiles = with_products<zt::impl::tile_products<float_batch, zt::impl::portable_tiles>, true>;
+using pairs = with_products<zt::impl::pair_products<float_batch>>;
+using tiles = with_products<zt::impl::tile_products<float_batch, zt::impl::portable_tiles>>;
 
 /// One head: q [queries, head_dim], k [keys, head_dim], v [keys, value_dim].
 template <class Kind>
@@ -157,7 +157,7 @@ double causal_bias(index_t q_pos, index_t j) { return j > q_pos ? -HUGE_VAL : 0.
 template <class T>
 class simd_attention : public ::testing::Test {};
 using kinds = ::testing::Types<usual<float>, usual<double>, usual<zt::float16>, usual<zt::bfloat16>,
-                               converted, tiles>;
+                               pairs, tiles>;
 TYPED_TEST_SUITE(simd_attention, kinds);
 
 TYPED_TEST(simd_attention, every_number_of_queries) {

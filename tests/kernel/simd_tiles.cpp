@@ -148,6 +148,59 @@ TEST(simd_pairs, values_are_transposed_and_searched_for_what_is_not_finite) {
     }
 }
 
+TEST(simd_pairs, values_of_two_rows_are_paired_by_columns) {
+  using shape = zt::impl::panel_shape<batch>;
+  constexpr index_t group = shape::group, tile = 64 / 2 * group;
+  for (const index_t columns : {1, 7, 16, 45}) {
+    rows v(37, columns, 1);
+    const index_t padded = zt::impl::round_up(columns, 2 * group);
+    std::vector<std::uint32_t> to(static_cast<std::size_t>(padded / group * tile));
+    EXPECT_TRUE(zt::impl::pack_value_pairs<shape>(v.view(9), {0, 64}, padded, to.data(), tile));
+    for (index_t c = 0; c < padded; ++c)
+      for (index_t j = 0; j < 64; ++j) {
+        const index_t at =
+            (c / (2 * group) * 2 + c % 2) * tile + j / 2 * group + c % (2 * group) / 2;
+        const std::uint32_t pair = to[static_cast<std::size_t>(at)];
+        const bool there = j >= 9 && j < 46 && c < columns;
+        EXPECT_EQ(j % 2 == 0 ? pair & 0xffffu : pair >> 16, there ? v.at(j - 9, c).bits : 0u)
+            << c << " " << j;
+      }
+    v.at(0, columns - 1) = zt::bfloat16::from_bits(0x7f80);
+    EXPECT_FALSE(zt::impl::pack_value_pairs<shape>(v.view(9), {0, 64}, padded, to.data(), tile));
+  }
+}
+
+TEST(simd_pairs, two_products_and_two_sums_at_once) {
+  using operand = zt::impl::pair_operand<batch>;
+  numbers next(8);
+  alignas(64) std::uint32_t words[2][batch::size];
+  float sums[batch::size], out[batch::size];
+  double expected[batch::size];
+  for (std::size_t i = 0; i < batch::size; ++i) {
+    sums[i] = static_cast<float>(next());
+    expected[i] = static_cast<double>(sums[i]);
+    zt::bfloat16 x[2][2];
+    for (auto& pair : x)
+      for (zt::bfloat16& half : pair) half = zt::bfloat16(static_cast<float>(next()));
+    for (std::size_t k = 0; k < 2; ++k) {
+      std::memcpy(&words[k][i], x[k], sizeof words[k][i]);
+      expected[i] += static_cast<double>(plain(x[0][k])) * static_cast<double>(plain(x[1][k]));
+    }
+  }
+  const operand a = operand::load(words[0]), b = operand::load(words[1]);
+  a.multiply(b, batch::load_unaligned(sums)).store_unaligned(out);
+  for (std::size_t i = 0; i < batch::size; ++i) EXPECT_NEAR(out[i], expected[i], 1e-6) << i;
+  if (finite_math) return;
+  // A weight of zero does not read its value, whichever half it is.
+  for (const std::uint32_t weights : {0x00003f80u, 0x3f800000u}) {
+    const std::uint32_t values = weights == 0x00003f80u ? 0x7fc04000u : 0x40007f80u;
+    operand::splat(weights)
+        .multiply_guarded(operand::splat(values), batch(1.0f))
+        .store_unaligned(out);
+    EXPECT_EQ(out[0], 3.0f) << weights;
+  }
+}
+
 /// 32 x 32 results of two products of 32 summands each, on top of what was there.
 template <class Tiles>
 std::vector<float> multiply(const std::vector<zt::bfloat16>& a, const std::vector<zt::bfloat16>& b,

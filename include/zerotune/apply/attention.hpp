@@ -60,8 +60,16 @@ attention_shape check_qkv(const char* function, const tensor_view<Q, 4>& q,
   return {q.extent(0), q.extent(1), q.extent(2), k.extent(2)};
 }
 
-/// Tasks that a call is cut into for an executor whose threads are unknown.
-inline constexpr index_t attention_tasks = 16;
+/// Tasks that a call is to be cut into: some for each thread, so that all end at about one time.
+template <class Executor>
+index_t attention_tasks(const Executor& executor) {
+  if constexpr (std::same_as<Executor, serial_executor>)
+    return 1;
+  else if constexpr (requires { executor.num_threads(); })
+    return executor.num_threads() < 2 ? 1 : 4 * static_cast<index_t>(executor.num_threads());
+  else
+    return 16;
+}
 
 template <class Backend, class Q, class K, element Out>
 auto attention_tiling_of(const attention_problem<Q, K, Out>& problem, const attention_plan& plan,
@@ -146,11 +154,11 @@ void attention(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
   using kernel = impl::attention_kernel<Backend, impl::plain<Q>, kv_type, Out>;
   const impl::attention_problem<impl::plain<Q>, kv_type, Out> problem{q,           k,     v, out,
                                                                       options.lse, scale, g};
-  constexpr bool serial = std::same_as<std::remove_cvref_t<Executor>, serial_executor>;
+  const index_t wanted_tasks = impl::attention_tasks(executor);
   const impl::attention_tiling tiling =
-      impl::attention_tiling_of<Backend>(problem, options.plan, serial ? 1 : impl::attention_tasks);
+      impl::attention_tiling_of<Backend>(problem, options.plan, wanted_tasks);
   impl::scratch_slots scratch(function, options.workspace, tiling.scratch_bytes,
-                              serial ? 1 : tiling.tasks);
+                              wanted_tasks == 1 ? 1 : tiling.tasks);
   executor.parallel_for(tiling.tasks, [&](index_t task) {
     const impl::scratch_slot slot(scratch);
     kernel::run(problem, modifier, tiling, task, slot.data());

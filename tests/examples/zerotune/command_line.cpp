@@ -289,7 +289,7 @@ TEST_F(command_line, analyze_writes_what_it_prints_as_json) {
   };
   const outcome text = with({});
   ASSERT_EQ(text.status, 0) << text.err;
-  EXPECT_TRUE(mentions(text.out, {"shallow", "initial", "sink mass", "key form", "Cost"}));
+  EXPECT_TRUE(mentions(text.out, {"deep", "initial", "sink mass", "key form", "Cost"}));
   auto first = nlohmann::json::parse(folder_.read("a.json"));
   const outcome printed = with({"--json", "--threads", "3"});
   ASSERT_EQ(printed.status, 0) << printed.err;

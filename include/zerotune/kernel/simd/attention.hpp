@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention on the SIMD back end (layer: kernel): which products it is made with, and how a call is
-// cut into tasks.
+// Attention on the SIMD back end (layer: kernel): which products it is made
+// with, and how a call is cut into tasks.
 #pragma once
 
 #include "zerotune/kernel/simd/float_products.hpp"
+#include "zerotune/kernel/simd/pair_products.hpp"
 #include "zerotune/kernel/simd/panel_task.hpp"
 #include "zerotune/kernel/simd/tile_products.hpp"
 
@@ -17,6 +18,9 @@ struct panel_kernel {
   using problem = attention_problem<Q, KV, Out>;
   using shape = typename Products::shape;
   using scratch = panel_scratch<Products>;
+
+  /// Panels share the packing of keys: a task of one panel would spend an eighth of its time on it.
+  static constexpr index_t least_panels = 3;
 
   static attention_tiling tiling(const problem& p, const attention_plan& plan,
                                  index_t wanted_tasks) noexcept {
@@ -42,7 +46,8 @@ struct panel_kernel {
   static void run(const problem& p, const Modifier& m, const attention_tiling& t, index_t task,
                   std::byte* memory) noexcept {
     const index_t group = task / tasks_of_group(p, t);
-    // The last panels have the most keys where attention is causal: they begin first.
+    // The last panels have the most keys where attention is causal: they begin
+    // first.
     const index_t number = tasks_of_group(p, t) - 1 - task % tasks_of_group(p, t);
     const range panels = intersect({number * t.panels_per_task, (number + 1) * t.panels_per_task},
                                    {0, panels_of_group(p)});
@@ -60,53 +65,69 @@ struct panel_kernel {
   }
 };
 
+/// What the products of attention are made of.
+enum class product_kind { numbers, pairs, tiles };
+
+/// The fastest that this translation unit and this machine have for bfloat16
+/// throughout. AMD's dot products of pairs are twice as fast as multiply-adds,
+/// Intel's half as fast.
+inline product_kind bfloat16_products() {
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__)
+  if (amx_tiles::available()) return product_kind::tiles;
+#endif
+#if defined(__AVX512BF16__)
+  if (__builtin_cpu_is("amd")) return product_kind::pairs;
+#endif
+  return product_kind::numbers;
+}
+
 /// Attention by panels; by rows where most lanes would be idle.
 template <class Arch, element Q, element KV, element Out>
 struct attention_kernel<backend::simd<Arch>, Q, KV, Out> {
   using problem = attention_problem<Q, KV, Out>;
   using batch = impl::batch<accumulator_t<KV>, Arch>;
-  using panels = panel_kernel<Arch, float_products<batch>, Q, KV, Out>;
-  using rows = row_kernel<backend::simd<Arch>, Q, KV, Out>;
 
-  /// Wider heads go by rows; no model has them, and panels would outgrow the caches.
+  /// Wider heads go by rows; no model has them, and panels would outgrow the
+  /// caches.
   static constexpr index_t widest_head = 1024;
 
-  /// Whether weights are rounded to bfloat16, for products of pairs.
-  static bool rounds_weights() noexcept {
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__)
-    if constexpr (has_pairs) return amx_tiles::available();
-#endif
-    return false;
+  static product_kind kind() noexcept {
+    if constexpr (std::is_same_v<Q, bfloat16> && std::is_same_v<KV, bfloat16>)
+      return bfloat16_products();
+    else
+      return product_kind::numbers;
   }
 
   static attention_tiling tiling(const problem& p, const attention_plan& plan,
                                  index_t wanted_tasks) noexcept {
     if (p.g.shape.q_len <= lanes<batch> / 2 || p.head_dim() > widest_head ||
         p.value_dim() > widest_head)
-      return rows::tiling(p, plan, wanted_tasks);
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__)
-    if constexpr (has_pairs)
-      if (rounds_weights()) return tiles::tiling(p, plan, wanted_tasks);
-#endif
-    return panels::tiling(p, plan, wanted_tasks);
+      return row_kernel<backend::simd<Arch>, Q, KV, Out>::tiling(p, plan, wanted_tasks);
+    return with_kernel([&](auto kernel) { return kernel.tiling(p, plan, wanted_tasks); });
   }
   template <logit_modifier Modifier>
   static void run(const problem& p, const Modifier& m, const attention_tiling& t, index_t task,
                   std::byte* memory) noexcept {
-    if (t.scratch_bytes == 0) return rows::run(p, m, t, task, memory);
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__)
-    if constexpr (has_pairs)
-      if (rounds_weights()) return tiles::run(p, m, t, task, memory);
-#endif
-    panels::run(p, m, t, task, memory);
+    if (t.scratch_bytes == 0)
+      return row_kernel<backend::simd<Arch>, Q, KV, Out>::run(p, m, t, task, memory);
+    with_kernel([&](auto kernel) { kernel.run(p, m, t, task, memory); });
   }
 
  private:
+  template <class Body>
+  static auto with_kernel(const Body& body) {
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__)
-  static constexpr bool has_pairs =
-      std::is_same_v<Q, bfloat16> && std::is_same_v<KV, bfloat16> && lanes<batch> <= 2 * tile_rows;
-  using tiles = panel_kernel<Arch, tile_products<batch, amx_tiles>, Q, KV, Out>;
+    if constexpr (std::is_same_v<Q, bfloat16> && std::is_same_v<KV, bfloat16>)
+      if (kind() == product_kind::tiles)
+        return body(panel_kernel<Arch, tile_products<batch, amx_tiles>, Q, KV, Out>{});
 #endif
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<Q, bfloat16> && std::is_same_v<KV, bfloat16>)
+      if (kind() == product_kind::pairs)
+        return body(panel_kernel<Arch, pair_products<batch>, Q, KV, Out>{});
+#endif
+    return body(panel_kernel<Arch, float_products<batch>, Q, KV, Out>{});
+  }
 };
 
 }  // namespace impl

@@ -61,9 +61,19 @@ class score_modifier {
   score_modifier(const panel<Shape>& p, const Modifier& m, index_t batch, range block,
                  index_t origin, real* scores, real unit)
       : p_(p), m_(m), batch_(batch), origin_(origin), scores_(scores), unit_(unit) {
+    // Most often all rows have the same keys to change and see all of them.
+    range former{}, part{};
+    bool all_see = true;
     for (index_t i = 0; i < p.queries; ++i) {
-      changed_[i] = intersect(changed_keys(m, row_of(i)), intersect(p.seen[i], block));
-      all_ = hull(all_, changed_[i]);
+      const range changed = changed_keys(m, row_of(i));
+      if (i == 0 || changed.begin != former.begin || changed.end != former.end) {
+        former = changed;
+        part = intersect(changed, block);
+        all_see = p.common.contains(part);
+        if (all_see) all_ = hull(all_, part);
+      }
+      changed_[i] = all_see ? part : intersect(part, p.seen[i]);
+      if (!all_see) all_ = hull(all_, changed_[i]);
     }
   }
 
