@@ -123,14 +123,15 @@ struct decode_ops<backend::simd<Arch>, T> {
         for (index_t n = 0; n < width; ++n) tile[n] = keys[j + n];
       else
         for (index_t n = 0; n < width; ++n) tile[n] = keys[j + (n < left ? n : left - 1)];
-      fetch_rows<width>(ahead, j);
       batch sums[batch::size];
       for (batch& sum : sums) sum = batch(acc(0));
-      index_t c = 0;
+      index_t c = 0, asked = 0;
       for (; c + 2 * lanes <= dim; c += 2 * lanes) {
+        if (asked < width) fetch_row(ahead, j + asked++);
         add_products<Queries, 0>(packed + c, packed_row, tile, c, sums);
         add_products<Queries, 1>(packed + c + lanes, packed_row, tile, c, sums);
       }
+      while (asked < width) fetch_row(ahead, j + asked++);
       for (; c < dim; c += lanes) {
         const index_t columns = dim - c;
         batch along[Queries];
@@ -199,7 +200,7 @@ struct decode_ops<backend::simd<Arch>, T> {
       for (index_t n = 0; n < Vectors; ++n)
         sums[i][n] = batch::load_aligned(out + i * out_row + n * lanes);
     for (index_t j = 0; j < count; ++j) {
-      fetch_rows<1>(ahead, j);
+      fetch_row(ahead, j);
       const cell* const v = values[j] + c;
       batch x[Vectors];
       if constexpr (Vectors == 1) {
@@ -219,16 +220,13 @@ struct decode_ops<backend::simd<Arch>, T> {
       for (index_t n = 0; n < Vectors; ++n) sums[i][n].store_aligned(out + i * out_row + n * lanes);
   }
 
-  /// Asks for rows [first, first + Rows) of those ahead, four lines at a time.
-  template <index_t Rows>
-  ZEROTUNE_ALWAYS_INLINE static void fetch_rows(const rows_ahead<T>& ahead, index_t first) {
+  /// Asks for a row of those ahead, four lines at a time.
+  ZEROTUNE_ALWAYS_INLINE static void fetch_row(const rows_ahead<T>& ahead, index_t number) {
+    if (number >= ahead.count) return;
     const index_t bytes = ahead.cells * static_cast<index_t>(sizeof(T));
-    for (index_t n = 0; n < Rows; ++n) {
-      if (first + n >= ahead.count) return;
-      const char* const row = reinterpret_cast<const char*>(ahead.rows[first + n]);
-      for (index_t at = 0; at < bytes; at += 256)
-        for (index_t line = 0; line < 256; line += 64) __builtin_prefetch(row + at + line, 0, 2);
-    }
+    const char* const row = reinterpret_cast<const char*>(ahead.rows[number]);
+    for (index_t at = 0; at < bytes; at += 256)
+      for (index_t line = 0; line < 256; line += 64) __builtin_prefetch(row + at + line, 0, 2);
   }
 };
 

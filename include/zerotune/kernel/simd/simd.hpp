@@ -4,6 +4,7 @@
 #pragma once
 
 #include "zerotune/kernel/simd/attention.hpp"
+#include "zerotune/kernel/simd/decode.hpp"
 #include "zerotune/kernel/simd/row_ops.hpp"
 
 namespace zerotune {
