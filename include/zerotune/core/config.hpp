@@ -45,8 +45,11 @@
 // live in, so that a linker can never put one in the place of another.
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+// Clang before 15 spells it without the underscore.
 #if (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__)
 #define ZEROTUNE_TAG_ARCH avx512_amx
+#elif defined(__AVX512FP16__) && defined(__AVX512BF16__)
+#define ZEROTUNE_TAG_ARCH avx512_fp16_bf16
 #elif defined(__AVX512FP16__)
 #define ZEROTUNE_TAG_ARCH avx512_fp16
 #elif defined(__AVX512BF16__)

@@ -14,7 +14,7 @@ namespace zerotune {
 struct float16 {
   std::uint16_t bits = 0;
 
-  float16() = default;
+  ZEROTUNE_ALWAYS_INLINE constexpr float16() {}
   ZEROTUNE_ALWAYS_INLINE constexpr explicit float16(float value) : bits(round(value)) {}
   ZEROTUNE_ALWAYS_INLINE constexpr explicit operator float() const {
     // The exponent is moved in integers; a subnormal is normalised by one exact subtraction.
@@ -63,7 +63,7 @@ struct float16 {
 struct bfloat16 {
   std::uint16_t bits = 0;
 
-  bfloat16() = default;
+  ZEROTUNE_ALWAYS_INLINE constexpr bfloat16() {}
   ZEROTUNE_ALWAYS_INLINE constexpr explicit bfloat16(float value) : bits(round(value)) {}
   ZEROTUNE_ALWAYS_INLINE constexpr explicit operator float() const {
     return __builtin_bit_cast(float, std::uint32_t{bits} << 16);
