@@ -2,8 +2,8 @@
 // Decode beside a plain sum over the same keys and values, which is what memory allows: 32/8 heads,
 // head_dim 128, 1k to 64k keys of every cache type; as they lie in the caches, and from memory.
 //
-//   benchmark_decode                          shares of the read roof, then Google Benchmark's
-//   table benchmark_decode --benchmark_filter=none  shares alone
+//   benchmark_decode                            shares of the read roof, then a table
+//   benchmark_decode --benchmark_filter=none    shares alone
 #include <benchmark/benchmark.h>
 
 #include <cmath>
