@@ -37,8 +37,7 @@ class model {
   static model from_gguf(const gguf_file& file, gemm_kind kind = default_gemm());
 
   /// The same of a checkpoint of llama2.c.
-  static model from_llama2c(const llama2c_checkpoint& checkpoint,
-                            gemm_kind kind = default_gemm());
+  static model from_llama2c(const llama2c_checkpoint& checkpoint, gemm_kind kind = default_gemm());
 
   const model_config& config() const { return config_; }
   const model_weights& weights() const { return weights_; }

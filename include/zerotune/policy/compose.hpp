@@ -40,14 +40,12 @@ class composition {
     return impl::bias_part(first_, r, kv_pos) + impl::bias_part(second_, r, kv_pos);
   }
   /// Of a visible key, where both parts know theirs.
-  ZEROTUNE_HOST_DEVICE constexpr double factor(row r, index_t kv_pos) const
-    requires requires(const First& a, const Second& b) {
-      a.factor(r, kv_pos);
-      b.factor(r, kv_pos);
-    }
-  {
-    return first_.factor(r, kv_pos) * second_.factor(r, kv_pos);
+  ZEROTUNE_HOST_DEVICE constexpr double factor(row r, index_t kv_pos) const requires
+      requires(const First& a, const Second& b) {
+    a.factor(r, kv_pos);
+    b.factor(r, kv_pos);
   }
+  { return first_.factor(r, kv_pos) * second_.factor(r, kv_pos); }
   ZEROTUNE_HOST_DEVICE range visible(row r) const {
     return intersect(visible_keys(first_, r), visible_keys(second_, r));
   }

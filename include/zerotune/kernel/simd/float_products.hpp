@@ -15,12 +15,13 @@ namespace impl {
 /// What panel_task (kernel/simd/panel_task.hpp) is built on: how queries, keys
 /// and values are packed, and both products. Keys are taken in multiples of
 /// `shape::group`.
-template <class Batch> struct float_products {
+template <class Batch>
+struct float_products {
   using shape = panel_shape<Batch>;
   using real = typename Batch::value_type;
   using operand = number_operand<Batch>;
-  using element = real; // of packed keys and values
-  using weight = real;  // weights take the place of the scores
+  using element = real;  // of packed keys and values
+  using weight = real;   // weights take the place of the scores
   /// State of the processor while a task is worked on: none here.
   struct session {};
 
@@ -29,52 +30,39 @@ template <class Batch> struct float_products {
   /// A row of keys and a tile of values are a cache line away from multiples of
   /// 512 bytes, so that neighbours do not meet in the same set of the
   /// first-level cache.
-  static index_t key_row(index_t head_dim) {
-    return round_up(head_dim, 8 * line) + line;
-  }
-  static index_t value_tile_step(index_t keys) {
-    return keys * shape::group + line;
-  }
+  static index_t key_row(index_t head_dim) { return round_up(head_dim, 8 * line) + line; }
+  static index_t value_tile_step(index_t keys) { return keys * shape::group + line; }
 
   /// Numbers of scratch memory: a panel's queries and outputs, a block's keys,
   /// values and weights.
-  static index_t query_size(index_t head_dim) {
-    return head_dim * shape::width;
-  }
+  static index_t query_size(index_t head_dim) { return head_dim * shape::width; }
   static index_t output_size(index_t value_dim) {
     return round_up(value_dim, shape::group) * shape::width;
   }
-  static index_t key_size(index_t keys, index_t head_dim) {
-    return keys * key_row(head_dim);
-  }
+  static index_t key_size(index_t keys, index_t head_dim) { return keys * key_row(head_dim); }
   static index_t value_size(index_t keys, index_t value_dim) {
-    return round_up(value_dim, shape::group) / shape::group *
-           value_tile_step(keys);
+    return round_up(value_dim, shape::group) / shape::group * value_tile_step(keys);
   }
   static index_t weight_size(index_t) { return 0; }
 
   /// Queries are packed in units of log 2, so that scores need no factor.
   template <class T>
-  static void pack_queries(panel<shape> &p, const row_view<T> &q,
-                           real factor) noexcept {
+  static void pack_queries(panel<shape>& p, const row_view<T>& q, real factor) noexcept {
     impl::pack_queries(p, q.data, q.row_step, q.stride, q.columns, factor);
   }
   static real score_factor(real) { return real(1); }
   template <class T>
-  static void pack_keys(const key_block<element> &b, const row_view<T> &k,
-                        range rows) noexcept {
+  static void pack_keys(const key_block<element>& b, const row_view<T>& k, range rows) noexcept {
     impl::pack_keys<Batch>(k, rows, b.keys, key_row(k.columns));
   }
   template <class T>
-  static bool pack_values(const key_block<element> &b, const row_view<T> &v,
-                          range rows) noexcept {
+  static bool pack_values(const key_block<element>& b, const row_view<T>& v, range rows) noexcept {
     return impl::pack_values<shape>(v, rows, b.values, value_tile_step(b.size));
   }
 
   /// Scores of the group of keys at row j, for vectors [first, last).
-  static void score(session &, const panel<shape> &p,
-                    const key_block<element> &b, index_t j, index_t first,
-                    index_t last, index_t head_dim, real *scores) noexcept {
+  static void score(session&, const panel<shape>& p, const key_block<element>& b, index_t j,
+                    index_t first, index_t last, index_t head_dim, real* scores) noexcept {
     const index_t row = key_row(head_dim);
     score_group<operand>(p.q, first, last, b.keys + j * row, row, head_dim,
                          scores + j * shape::width);
@@ -82,28 +70,24 @@ template <class Batch> struct float_products {
 
   /// Scores to weights, for the groups of vector n; weights of zero beside
   /// them, up to where some vector's are used.
-  static void weigh(panel<shape> &p, index_t n, key_groups groups,
-                    const value_range<shape> &values, real, bool, real *scores,
-                    weight *, real *shrink) noexcept {
+  static void weigh(panel<shape>& p, index_t n, key_groups groups, const value_range<shape>& values,
+                    real, bool, real* scores, weight*, real* shrink) noexcept {
     exponentiate<shape>(p, n, groups, scores, shrink);
     clear_weights<shape>(n, values.begin, groups.begin, scores);
     clear_weights<shape>(n, groups.end, values.ends[n], scores);
   }
 
   /// Outputs of a panel: shrink them, add the weighted values.
-  static void add_values(session &, panel<shape> &p,
-                         const key_block<element> &b,
-                         const value_range<shape> &keys, const real *weights,
-                         const weight *, const real *shrink,
-                         index_t value_dim) noexcept {
-    const element *v = b.values;
-    for (index_t c = 0; c < value_dim;
-         c += shape::group, v += value_tile_step(b.size))
+  static void add_values(session&, panel<shape>& p, const key_block<element>& b,
+                         const value_range<shape>& keys, const real* weights, const weight*,
+                         const real* shrink, index_t value_dim) noexcept {
+    const element* v = b.values;
+    for (index_t c = 0; c < value_dim; c += shape::group, v += value_tile_step(b.size))
       add_value_columns<operand>(p.used, b.finite, weights, v, keys, shrink,
                                  p.out + c * shape::width, shape::width);
   }
 };
 
-} // namespace impl
-} // namespace ZEROTUNE_ABI
-} // namespace zerotune
+}  // namespace impl
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune

@@ -15,7 +15,8 @@ namespace impl {
 /// As float_products (kernel/simd/float_products.hpp), for bfloat16 queries,
 /// keys and values. A tile of values holds the even or the odd ones of 2 *
 /// group columns: so they come out of pairs of columns.
-template <class Batch> struct pair_products {
+template <class Batch>
+struct pair_products {
   using shape = panel_shape<Batch>;
   using operand = pair_operand<Batch>;
   using real = float;
@@ -26,57 +27,44 @@ template <class Batch> struct pair_products {
 
   static constexpr index_t columns_step = 2 * shape::group;
   /// Words of a row of keys, which is packed in whole vectors.
-  static index_t key_row(index_t head_dim) {
-    return round_up(head_dim, 128) / 2 + 16;
-  }
-  static index_t value_tile_step(index_t keys) {
-    return keys / 2 * shape::group + 16;
-  }
+  static index_t key_row(index_t head_dim) { return round_up(head_dim, 128) / 2 + 16; }
+  static index_t value_tile_step(index_t keys) { return keys / 2 * shape::group + 16; }
 
-  static index_t query_size(index_t head_dim) {
-    return (head_dim + 1) / 2 * shape::width;
-  }
+  static index_t query_size(index_t head_dim) { return (head_dim + 1) / 2 * shape::width; }
   static index_t output_size(index_t value_dim) {
     return round_up(value_dim, columns_step) * shape::width;
   }
-  static index_t key_size(index_t keys, index_t head_dim) {
-    return keys * key_row(head_dim);
-  }
+  static index_t key_size(index_t keys, index_t head_dim) { return keys * key_row(head_dim); }
   static index_t value_size(index_t keys, index_t value_dim) {
-    return round_up(value_dim, columns_step) / shape::group *
-           value_tile_step(keys);
+    return round_up(value_dim, columns_step) / shape::group * value_tile_step(keys);
   }
   static index_t weight_size(index_t keys) { return keys / 2 * shape::width; }
 
   static real score_factor(real factor) { return factor; }
-  static void pack_queries(panel<shape> &p, const row_view<bfloat16> &q,
-                           real) noexcept {
+  static void pack_queries(panel<shape>& p, const row_view<bfloat16>& q, real) noexcept {
     pack_query_pairs(p, q, round_up(q.columns, 2));
   }
-  static void pack_keys(const key_block<element> &b,
-                        const row_view<bfloat16> &k, range rows) noexcept {
+  static void pack_keys(const key_block<element>& b, const row_view<bfloat16>& k,
+                        range rows) noexcept {
     pack_key_pairs<Batch>(k, rows, round_up(k.columns, 2 * lanes<Batch>),
-                          reinterpret_cast<bfloat16 *>(b.keys),
-                          2 * key_row(k.columns));
+                          reinterpret_cast<bfloat16*>(b.keys), 2 * key_row(k.columns));
   }
-  static bool pack_values(const key_block<element> &b,
-                          const row_view<bfloat16> &v, range rows) noexcept {
-    return pack_value_pairs<shape>(v, rows, round_up(v.columns, columns_step),
-                                   b.values, value_tile_step(b.size));
+  static bool pack_values(const key_block<element>& b, const row_view<bfloat16>& v,
+                          range rows) noexcept {
+    return pack_value_pairs<shape>(v, rows, round_up(v.columns, columns_step), b.values,
+                                   value_tile_step(b.size));
   }
 
-  static void score(session &, const panel<shape> &p,
-                    const key_block<element> &b, index_t j, index_t first,
-                    index_t last, index_t head_dim, real *scores) noexcept {
+  static void score(session&, const panel<shape>& p, const key_block<element>& b, index_t j,
+                    index_t first, index_t last, index_t head_dim, real* scores) noexcept {
     const index_t row = key_row(head_dim);
-    score_group<operand>(reinterpret_cast<const element *>(p.q), first, last,
-                         b.keys + j * row, row, (head_dim + 1) / 2,
-                         scores + j * shape::width);
+    score_group<operand>(reinterpret_cast<const element*>(p.q), first, last, b.keys + j * row, row,
+                         (head_dim + 1) / 2, scores + j * shape::width);
   }
 
-  static void weigh(panel<shape> &p, index_t n, key_groups groups,
-                    const value_range<shape> &values, real factor, bool biased,
-                    real *scores, weight *weights, real *shrink) noexcept {
+  static void weigh(panel<shape>& p, index_t n, key_groups groups, const value_range<shape>& values,
+                    real factor, bool biased, real* scores, weight* weights,
+                    real* shrink) noexcept {
     if (biased)
       exponentiate_pairs<true>(p, n, groups, factor, scores, weights, shrink);
     else
@@ -85,23 +73,19 @@ template <class Batch> struct pair_products {
     clear_pairs<shape>(n, groups.end, values.ends[n], weights);
   }
 
-  static void add_values(session &, panel<shape> &p,
-                         const key_block<element> &b,
-                         const value_range<shape> &keys, const real *,
-                         const weight *weights, const real *shrink,
-                         index_t value_dim) noexcept {
+  static void add_values(session&, panel<shape>& p, const key_block<element>& b,
+                         const value_range<shape>& keys, const real*, const weight* weights,
+                         const real* shrink, index_t value_dim) noexcept {
     value_range<shape> pairs{keys.begin / 2, {}};
-    for (index_t n = 0; n < p.used; ++n)
-      pairs.ends[n] = (keys.ends[n] + 1) / 2;
-    const element *v = b.values;
+    for (index_t n = 0; n < p.used; ++n) pairs.ends[n] = (keys.ends[n] + 1) / 2;
+    const element* v = b.values;
     for (index_t c = 0; c < value_dim; c += columns_step)
       for (index_t odd = 0; odd < 2; ++odd, v += value_tile_step(b.size))
         add_value_columns<operand>(p.used, b.finite, weights, v, pairs, shrink,
-                                   p.out + (c + odd) * shape::width,
-                                   2 * shape::width);
+                                   p.out + (c + odd) * shape::width, 2 * shape::width);
   }
 };
 
-} // namespace impl
-} // namespace ZEROTUNE_ABI
-} // namespace zerotune
+}  // namespace impl
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune

@@ -13,10 +13,9 @@ namespace impl {
 /// panel's width apart. `depth` counts elements of the operand. All sums stay
 /// in registers.
 template <class Operand, index_t Vectors>
-[[gnu::noinline, gnu::flatten]] void
-score_tile(const typename Operand::element *q,
-           const typename Operand::element *k, index_t k_row, index_t depth,
-           typename Operand::batch::value_type *scores) noexcept {
+[[gnu::noinline, gnu::flatten]] void score_tile(
+    const typename Operand::element* q, const typename Operand::element* k, index_t k_row,
+    index_t depth, typename Operand::batch::value_type* scores) noexcept {
   using Batch = typename Operand::batch;
   using shape = panel_shape<Batch>;
   Batch sums[shape::group][Vectors];
@@ -46,21 +45,18 @@ score_tile(const typename Operand::element *q,
 
 /// The same for vectors [first, last) of a panel.
 template <class Operand>
-void score_group(const typename Operand::element *q, index_t first,
-                 index_t last, const typename Operand::element *k,
-                 index_t k_row, index_t depth,
-                 typename Operand::batch::value_type *scores) noexcept {
+void score_group(const typename Operand::element* q, index_t first, index_t last,
+                 const typename Operand::element* k, index_t k_row, index_t depth,
+                 typename Operand::batch::value_type* scores) noexcept {
   constexpr index_t lanes = impl::lanes<typename Operand::batch>;
   q += first * lanes, scores += first * lanes;
   const index_t count = last - first;
   if constexpr (panel_shape<typename Operand::batch>::vectors == 3)
-    if (count == 3)
-      return score_tile<Operand, 3>(q, k, k_row, depth, scores);
-  if (count == 2)
-    return score_tile<Operand, 2>(q, k, k_row, depth, scores);
+    if (count == 3) return score_tile<Operand, 3>(q, k, k_row, depth, scores);
+  if (count == 2) return score_tile<Operand, 2>(q, k, k_row, depth, scores);
   score_tile<Operand, 1>(q, k, k_row, depth, scores);
 }
 
-} // namespace impl
-} // namespace ZEROTUNE_ABI
-} // namespace zerotune
+}  // namespace impl
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune

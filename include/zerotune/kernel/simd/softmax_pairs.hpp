@@ -20,10 +20,9 @@ inline constexpr float raise_beyond = 8;
 /// gamma = 0 may be among them: its product with the factor is rounded to a
 /// multiple of 2^77, so what is left of a difference is bounded.
 template <bool Biased, class Shape>
-[[gnu::flatten]] void
-exponentiate_pairs(panel<Shape> &p, index_t n, key_groups part, float factor,
-                   const float *scores, std::uint32_t *pairs,
-                   float *shrink) noexcept {
+[[gnu::flatten]] void exponentiate_pairs(panel<Shape>& p, index_t n, key_groups part, float factor,
+                                         const float* scores, std::uint32_t* pairs,
+                                         float* shrink) noexcept {
   using Batch = typename Shape::batch;
   using words = word_vector<Batch>;
   const index_t lane = n * lanes<Batch>;
@@ -31,8 +30,7 @@ exponentiate_pairs(panel<Shape> &p, index_t n, key_groups part, float factor,
   const Batch none(no_maximum<float>());
   const Batch score = greatest_scores<Shape>(n, part, scores, none);
   const Batch greatest = xsimd::select(score > none, score * f, none);
-  const Batch maximum =
-      xsimd::select(greatest > former + Batch(raise_beyond), greatest, former);
+  const Batch maximum = xsimd::select(greatest > former + Batch(raise_beyond), greatest, former);
   const Batch shrinks = exp2_of(former - maximum);
   Batch sums[2] = {Batch::load_aligned(p.sum + lane) * shrinks, Batch(0.0f)};
   const Batch shift = -maximum;
@@ -41,12 +39,11 @@ exponentiate_pairs(panel<Shape> &p, index_t n, key_groups part, float factor,
     unrolled<2>([&](auto i) __attribute__((always_inline)) {
       const Batch at = Batch::load_aligned(scores + (j + i) * p.width + lane);
       Batch x = multiply_add(at, f, shift);
-      if constexpr (Biased)
-        x = xsimd::min(Batch(raise_beyond + 1), x);
+      if constexpr (Biased) x = xsimd::min(Batch(raise_beyond + 1), x);
       const Batch weight = exp2_for_bfloat16(x);
       sums[i] += weight;
       to_words(weight, bits[i]);
-      bits[i] += 0x8000u; // rounds to nearest when the lower half is cut off
+      bits[i] += 0x8000u;  // rounds to nearest when the lower half is cut off
     });
     const words pair = (bits[0] >> 16) | (bits[1] & 0xffff0000u);
     __builtin_memcpy(pairs + j / 2 * p.width + lane, &pair, sizeof pair);
@@ -58,34 +55,29 @@ exponentiate_pairs(panel<Shape> &p, index_t n, key_groups part, float factor,
 
 /// Weights of zero for the pairs that hold keys [begin, end) of vector n.
 template <class Shape>
-void clear_pairs(index_t n, index_t begin, index_t end,
-                 std::uint32_t *pairs) noexcept {
+void clear_pairs(index_t n, index_t begin, index_t end, std::uint32_t* pairs) noexcept {
   for (index_t j = begin / 2; j < (end + 1) / 2; ++j)
-    __builtin_memset(pairs + j * Shape::width +
-                         n * lanes<typename Shape::batch>,
-                     0, sizeof(std::uint32_t) * Shape::batch::size);
+    __builtin_memset(pairs + j * Shape::width + n * lanes<typename Shape::batch>, 0,
+                     sizeof(std::uint32_t) * Shape::batch::size);
 }
 
 /// out *= shrink, unless every factor is 1.
 template <class Shape>
-[[gnu::flatten]] void shrink_output(panel<Shape> &p, const float *shrink,
-                                    index_t rows) noexcept {
+[[gnu::flatten]] void shrink_output(panel<Shape>& p, const float* shrink, index_t rows) noexcept {
   using Batch = typename Shape::batch;
   for (index_t n = 0; n < p.used; ++n) {
     const index_t lane = n * lanes<Batch>;
     bool all_one = true;
-    for (index_t i = lane; i < lane + lanes<Batch>; ++i)
-      all_one &= shrink[i] == 1.0f;
-    if (all_one)
-      continue;
+    for (index_t i = lane; i < lane + lanes<Batch>; ++i) all_one &= shrink[i] == 1.0f;
+    if (all_one) continue;
     const Batch factor = Batch::load_aligned(shrink + lane);
     for (index_t c = 0; c < rows; ++c) {
-      float *const at = p.out + c * p.width + lane;
+      float* const at = p.out + c * p.width + lane;
       (Batch::load_aligned(at) * factor).store_aligned(at);
     }
   }
 }
 
-} // namespace impl
-} // namespace ZEROTUNE_ABI
-} // namespace zerotune
+}  // namespace impl
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune
