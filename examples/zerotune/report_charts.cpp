@@ -164,7 +164,8 @@ class plotter {
     std::string svg, path;
     for (const chart_point& point : curve.points) {
       const double x = x_at(point.x), y = y_at(point.y);
-      path += (path.empty() ? "" : " ") + number(x) + "," + number(y);
+      if (!path.empty()) path += ' ';
+      path += number(x) + "," + number(y);
       svg += "<g style=\"stroke:" + colour + ";fill:" + colour + "\">";
       if (point.bounds)
         svg += "<line stroke-width=\"1.5\" stroke-opacity=\".55\" x1=\"" + number(x) + "\" y1=\"" +
