@@ -462,7 +462,7 @@ TYPED_TEST(decode_of, a_key_hidden_by_its_bias_alone) {
 
 TYPED_TEST(decode_of, takes_a_workspace_of_the_size_that_it_asks_for) {
   using T = typename TestFixture::type;
-  using acc = typename TestFixture::acc;
+  using real = typename TestFixture::acc;
   scene s{.batch = 2, .num_heads = 6, .num_kv_heads = 2, .q_len = 3, .kv_len = split_length};
   s.head_dim = 40, s.value_dim = 17;
   s.complete();
@@ -471,19 +471,19 @@ TYPED_TEST(decode_of, takes_a_workspace_of_the_size_that_it_asks_for) {
   const index_t size =
       zerotune::decode_workspace_size({2, 6, 3, split_length}, 2, s.head_dim, s.value_dim);
   for (const index_t off : {0, 1, 3, 15}) {  // any alignment
-    std::vector<acc> memory(static_cast<std::size_t>(size + off + 8), acc(-3));
+    std::vector<real> memory(static_cast<std::size_t>(size + off + 8), real(-3));
     decoded<T> got(s);
-    zerotune::decode_options<acc> options;
-    options.softmax_scale = static_cast<acc>(s.scale);
+    zerotune::decode_options<real> options;
+    options.softmax_scale = static_cast<real>(s.scale);
     options.lse = got.lse.view();
-    options.workspace = zerotune::tensor_view<acc, 1>(memory.data() + off, {size});
+    options.workspace = zerotune::tensor_view<real, 1>(memory.data() + off, {size});
     zerotune::attention_decode(typename TestFixture::backend{}, in.q.const_view(),
                                in.k.const_view(), in.v.const_view(), got.out.view(), s.usual(),
                                options);
     EXPECT_TRUE(expected.same(got)) << off;
-    for (index_t i = 0; i < off; ++i) EXPECT_EQ(memory[static_cast<std::size_t>(i)], acc(-3));
+    for (index_t i = 0; i < off; ++i) EXPECT_EQ(memory[static_cast<std::size_t>(i)], real(-3));
     for (index_t i = off + size; i < off + size + 8; ++i)
-      EXPECT_EQ(memory[static_cast<std::size_t>(i)], acc(-3)) << "wrote behind the workspace";
+      EXPECT_EQ(memory[static_cast<std::size_t>(i)], real(-3)) << "wrote behind the workspace";
   }
 }
 

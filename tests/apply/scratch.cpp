@@ -112,12 +112,13 @@ TYPED_TEST(scratch_of, a_shorter_call_fits_the_workspace_of_a_longer_one) {
     scene shorter = this->shape();
     shorter.q_len = q_len;
     shorter.complete();
-    test::inputs<typename TypeParam::type> in(shorter, 3);
-    test::tensor<typename TypeParam::type> out({2, 4, q_len, 24});
-    EXPECT_LE(zerotune::attention_workspace_bytes(typename TypeParam::backend{}, in.q.const_view(),
-                                                  in.k.const_view(), in.v.const_view(), out.view(),
-                                                  this->plan),
-              needed)
+    test::inputs<typename TypeParam::type> inputs_of_it(shorter, 3);
+    test::tensor<typename TypeParam::type> output({2, 4, q_len, 24});
+    EXPECT_LE(
+        zerotune::attention_workspace_bytes(
+            typename TypeParam::backend{}, inputs_of_it.q.const_view(), inputs_of_it.k.const_view(),
+            inputs_of_it.v.const_view(), output.view(), this->plan),
+        needed)
         << q_len;
   }
 }

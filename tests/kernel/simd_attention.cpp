@@ -53,8 +53,13 @@ template <class Kind>
 struct head {
   using T = typename Kind::type;
   using acc = zt::accumulator_t<T>;
-  head(index_t queries, index_t keys, index_t head_dim, index_t value_dim, index_t stride = 1)
-      : queries(queries), keys(keys), head_dim(head_dim), value_dim(value_dim), stride(stride) {
+  head(index_t q_len, index_t kv_len, index_t key_columns, index_t value_columns,
+       index_t distance = 1)
+      : queries(q_len),
+        keys(kv_len),
+        head_dim(key_columns),
+        value_dim(value_columns),
+        stride(distance) {
     std::uint64_t state = 7;
     for (auto* const part : {&q, &k, &v})
       part->resize(static_cast<std::size_t>(std::max(queries, keys) *

@@ -22,9 +22,9 @@ double number(std::uint64_t& state) {
 template <class T>
 class simd_decode : public ::testing::Test {
  public:
-  using acc = zt::accumulator_t<T>;
-  using ops = zt::impl::decode_ops<zt::backend::simd<>, T>;
-  using batch = typename ops::batch;
+  using accumulator = zt::accumulator_t<T>;
+  using operations = zt::impl::decode_ops<zt::backend::simd<>, T>;
+  using batch_type = typename operations::batch;
 };
 using cell_types = ::testing::Types<float, double, zt::float16, zt::bfloat16, zt::q8_0>;
 TYPED_TEST_SUITE(simd_decode, cell_types);
@@ -39,7 +39,7 @@ struct rows_of {
   std::vector<double> values;
   index_t dim;
 
-  rows_of(index_t count, index_t dim, index_t stride, std::uint64_t state) : dim(dim) {
+  rows_of(index_t count, index_t columns, index_t stride, std::uint64_t state) : dim(columns) {
     const index_t cells = dim / size, step = cells * stride + 1;
     memory.resize(static_cast<std::size_t>(count * step + 1));
     for (index_t j = 0; j < count; ++j) rows.push_back(memory.data() + j * step + 1);
@@ -85,8 +85,8 @@ std::vector<index_t> dims() {
 }
 
 TYPED_TEST(simd_decode, scores_are_scaled_products_with_the_same_bits_in_every_tile) {
-  using acc = typename TestFixture::acc;
-  using ops = typename TestFixture::ops;
+  using acc = typename TestFixture::accumulator;
+  using ops = typename TestFixture::operations;
   constexpr index_t queries = 7, keys = 37;
   for (const index_t dim : dims<TypeParam>())
     for (const index_t stride : {1, 3}) {
@@ -123,8 +123,8 @@ TYPED_TEST(simd_decode, scores_are_scaled_products_with_the_same_bits_in_every_t
 }
 
 TYPED_TEST(simd_decode, values_are_added_with_the_same_bits_in_every_tile) {
-  using acc = typename TestFixture::acc;
-  using ops = typename TestFixture::ops;
+  using acc = typename TestFixture::accumulator;
+  using ops = typename TestFixture::operations;
   constexpr index_t queries = 7, keys = 37;
   for (const index_t dim : dims<TypeParam>())
     for (const index_t stride : {1, 2}) {
@@ -158,8 +158,8 @@ TYPED_TEST(simd_decode, values_are_added_with_the_same_bits_in_every_tile) {
 }
 
 TYPED_TEST(simd_decode, softmax_of_every_length) {
-  using acc = typename TestFixture::acc;
-  using ops = typename TestFixture::ops;
+  using acc = typename TestFixture::accumulator;
+  using ops = typename TestFixture::operations;
   for (index_t count = 1; count <= zt::impl::decode_keys; ++count) {
     aligned_rows<acc> scores(1, zt::impl::decode_keys);
     std::uint64_t state = static_cast<std::uint64_t>(count);
@@ -188,8 +188,8 @@ TYPED_TEST(simd_decode, softmax_of_every_length) {
 }
 
 TYPED_TEST(simd_decode, reductions_of_batches) {
-  using acc = typename TestFixture::acc;
-  using batch = typename TestFixture::batch;
+  using acc = typename TestFixture::accumulator;
+  using batch = typename TestFixture::batch_type;
   std::uint64_t state = 3;
   batch rows[batch::size];
   acc values[batch::size][batch::size], sums[batch::size];
@@ -253,8 +253,8 @@ void expect_merged() {
 }
 
 TYPED_TEST(simd_decode, parts_are_merged_as_one) {
-  expect_merged<typename TestFixture::acc, zt::backend::simd<>>();
-  expect_merged<typename TestFixture::acc, zt::backend::scalar>();
+  expect_merged<typename TestFixture::accumulator, zt::backend::simd<>>();
+  expect_merged<typename TestFixture::accumulator, zt::backend::scalar>();
 }
 
 }  // namespace

@@ -54,8 +54,8 @@ TEST(simd_exp2, is_right_zero_far_below_and_keeps_nan) {
 
 /// Rows of bfloat16 with a guard that is NaN on both sides.
 struct rows {
-  rows(index_t count, index_t columns, index_t stride)
-      : count(count), columns(columns), stride(stride), step(columns * stride + 3) {
+  rows(index_t rows_in_all, index_t width, index_t distance)
+      : count(rows_in_all), columns(width), stride(distance), step(width * distance + 3) {
     numbers next(5);
     memory.assign(static_cast<std::size_t>(count * step + 64), zt::bfloat16::from_bits(0x7fc0));
     for (index_t i = 0; i < count; ++i)
