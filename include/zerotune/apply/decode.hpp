@@ -142,7 +142,8 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
   }
   if (!impl::is_finite(options.softmax_scale))
     impl::fail(function, "softmax_scale", "a finite value", "NaN or infinity");
-  const geometry g = impl::resolve(function, shape, {options.kv_lengths, options.q_starts});
+  const geometry g =
+      impl::resolve(function, shape, sequence_options{options.kv_lengths, options.q_starts});
   impl::cache_access<K>::check_lengths(function, "k", k, g);
   impl::cache_access<V>::check_lengths(function, "v", v, g);
   const index_t num_kv_heads = impl::cache_access<K>::check(function, "k", k).num_kv_heads;

@@ -154,7 +154,7 @@ void attention_ragged(Backend backend, const tensor_view<Q, 3>& q, const tensor_
     longest.q_len = std::max(longest.q_len, rows_of(sequences.q_offsets, b).size());
     longest.kv_len = std::max(longest.kv_len, rows_of(sequences.kv_offsets, b).size());
   }
-  impl::resolve(function, longest, {{}, options.q_starts});
+  impl::resolve(function, longest, sequence_options{{}, options.q_starts});
   check_modifier(modifier, function, longest);
 
   for (index_t b = 0; b < batch; ++b) {

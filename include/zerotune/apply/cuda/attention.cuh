@@ -50,14 +50,14 @@ inline namespace ZEROTUNE_ABI {
 namespace impl {
 
 /// Rows of one group that decode keeps in one tile of 16.
-inline constexpr index_t decode_rows = 16;
+inline constexpr index_t device_decode_rows = 16;
 inline constexpr index_t decode_split = 512;
 
 /// The part of a plan that the shape alone decides.
 inline device_attention_plan plan_splits(const attention_shape& shape, index_t group_size,
                                          index_t value_dim, index_t keys_per_split) {
   device_attention_plan plan;
-  const bool decode = shape.q_len * group_size <= decode_rows;
+  const bool decode = shape.q_len * group_size <= device_decode_rows;
   plan.heads_per_tile = decode ? group_size : 1;
   if (keys_per_split == 0 && decode) keys_per_split = decode_split;
   if (keys_per_split > 0 && shape.kv_len > 0) {
@@ -259,7 +259,7 @@ device_attention_plan attention(const Backend& backend, const tensor_view<Q, 4, 
     if (packets && impl::has_packet_rows(out) && value_dim == q.extent(3) &&
         impl::contains(dims, q.extent(3)) &&
         cuda::launcher<Backend>::has_tensor_cores(backend, function)) {
-      const bool decode = plan.heads_per_tile * shape.q_len <= impl::decode_rows;
+      const bool decode = plan.heads_per_tile * shape.q_len <= impl::device_decode_rows;
       plan.kernel = decode ? device_attention_plan::kernel_type::flash_decode
                            : device_attention_plan::kernel_type::flash_prefill;
       launched = decode ? impl::launch_flash<1, T>(backend, function, a, dims)
