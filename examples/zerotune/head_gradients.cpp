@@ -13,18 +13,6 @@ namespace zerotune_cli {
 
 namespace {
 
-index_t unit_of(zerotune::granularity unit, index_t heads, index_t layer, index_t head) {
-  switch (unit) {
-    case zerotune::granularity::head_index:
-      return head;
-    case zerotune::granularity::layer:
-      return layer;
-    case zerotune::granularity::head:
-      break;
-  }
-  return layer * heads + head;
-}
-
 int sign_of(double value) { return value > 0 ? 1 : value < 0 ? -1 : 0; }
 
 }  // namespace
@@ -44,8 +32,9 @@ unit_gradients group_gradients(const zerotune::example_gradients& values,
     std::ranges::fill(sum, 0.0);
     for (index_t layer = 0; layer < layers; ++layer)
       for (index_t head = 0; head < heads; ++head)
-        sum[static_cast<std::size_t>(unit_of(unit, heads, layer, head))] += static_cast<double>(
-            values.gradient[i * places + static_cast<std::size_t>(layer * heads + head)]);
+        sum[static_cast<std::size_t>(zerotune::unit_of(unit, heads, layer, head))] +=
+            static_cast<double>(
+                values.gradient[i * places + static_cast<std::size_t>(layer * heads + head)]);
     for (std::size_t u = 0; u < units; ++u)
       sums.gradient[i * units + u] = static_cast<float>(sum[u]);
   }

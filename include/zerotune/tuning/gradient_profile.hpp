@@ -85,10 +85,7 @@ inline head_profile first_order_profile(const gradient_profile& gradient, granul
   for (index_t layer = 0; layer < gradient.layers; ++layer)
     for (index_t head = 0; head < gradient.heads; ++head) {
       const index_t place = layer * gradient.heads + head;
-      const index_t index = unit == granularity::head_index ? head
-                            : unit == granularity::layer    ? layer
-                                                            : place;
-      profile.effect[static_cast<std::size_t>(index)].value -=
+      profile.effect[static_cast<std::size_t>(unit_of(unit, gradient.heads, layer, head))].value -=
           change * gradient.mean[static_cast<std::size_t>(place)];
     }
   return profile;

@@ -59,6 +59,19 @@ constexpr index_t unit_count(granularity unit, index_t layers, index_t heads) {
   return layers * heads;
 }
 
+/// The unit that a head belongs to.
+constexpr index_t unit_of(granularity unit, index_t heads, index_t layer, index_t head) {
+  switch (unit) {
+    case granularity::head_index:
+      return head;
+    case granularity::layer:
+      return layer;
+    case granularity::head:
+      break;
+  }
+  return layer * heads + head;
+}
+
 /// The table [layers][heads] in which the given units have gamma and all others 1.
 /// @throws invalid_argument for a unit out of range or given twice, or an invalid gamma
 inline gamma_table unit_table(granularity unit, index_t layers, index_t heads,
