@@ -42,7 +42,7 @@ step("${CMAKE_COMMAND}" -S "${SOURCE}" -B "${BUILD}" -G "${GENERATOR}"
      -DZEROTUNE_TEST_STRUCTURE=OFF
      -DZEROTUNE_BUILD_BENCHMARKS=OFF -DZEROTUNE_BUILD_EXAMPLES=${EXAMPLES}
      -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=${WITHOUT_OPENMP})
-step("${CMAKE_COMMAND}" --build "${BUILD}" --parallel ${jobs})
+step("${CMAKE_COMMAND}" --build "${BUILD}" --target zerotune_unit_tests --parallel ${jobs})
 # The large model would take hours under a sanitizer; its tests run in the main build.
 step("${CMAKE_COMMAND}" -E env --unset=ZEROTUNE_MODEL_FILE TSAN_OPTIONS=halt_on_error=1
      "LSAN_OPTIONS=suppressions=${SOURCE}/tests/configurations/leaks_of_openmp.supp:print_suppressions=0"
