@@ -7,11 +7,13 @@ namespace zerotune_test {
 namespace {
 
 template <long Dim>
-std::map<pattern_key, pattern> flash_patterns() {
+std::map<pattern_key, pattern> flash_patterns(bool decode) {
   problem p;
-  p.q_len = p.kv_len = 128;
+  p.heads = decode ? 8 : 1;
+  p.q_len = decode ? 2 : 128;
+  p.kv_len = 128;
   p.dim = p.value_dim = Dim;
-  p.gamma = {2.0};
+  p.gamma.assign(size_t(p.heads), 2.0);
   const inputs<zt::float16> in(p);
   std::vector<std::vector<access>> trace;
   run_options options;
@@ -22,10 +24,10 @@ std::map<pattern_key, pattern> flash_patterns() {
 }
 
 template <long Dim>
-void check_flash() {
+void check_flash(bool decode = false) {
   SCOPED_TRACE(Dim);
   int matrices = 0, copies = 0, stores = 0;
-  for (const auto& [key, p] : flash_patterns<Dim>()) {
+  for (const auto& [key, p] : flash_patterns<Dim>(decode)) {
     SCOPED_TRACE("line " + std::to_string(key.first));
     switch (key.second) {
       case access::matrix_load:  // ldmatrix: no bank conflict
@@ -53,8 +55,29 @@ void check_flash() {
 
 TEST(access_patterns, flash_64) { check_flash<64>(); }
 TEST(access_patterns, flash_80) { check_flash<80>(); }
+TEST(access_patterns, flash_96) { check_flash<96>(); }
 TEST(access_patterns, flash_128) { check_flash<128>(); }
 TEST(access_patterns, flash_256) { check_flash<256>(); }
+TEST(access_patterns, flash_decode_128) { check_flash<128>(true); }
+
+// Logits and weights go in packets of 16 bytes, whole sectors.
+TEST(access_patterns, softmax) {
+  machine m;
+  std::vector<std::vector<access>> trace;
+  m.trace = &trace;
+  const device_array<zt::float16> logits(random_values<zt::float16>(4 * 2048, 1));
+  zt::softmax(m, logits.view({1, 1, 4, 2048}), logits.view({1, 1, 4, 2048}), zt::identity{});
+  int loads = 0, stores = 0;
+  for (const auto& [key, p] : count_patterns(trace)) {
+    SCOPED_TRACE("line " + std::to_string(key.first));
+    EXPECT_EQ(p.ratio(), 1.0);
+    EXPECT_GT(p.accesses, 0);
+    loads += key.second == access::global_load;
+    stores += key.second == access::global_store;
+  }
+  EXPECT_EQ(loads, 1);  // one line reads, for the maximum and again for the weights
+  EXPECT_EQ(stores, 1);
+}
 
 TEST(access_patterns, the_counters_count) {
   static zt::float16 shared[32 * 64];

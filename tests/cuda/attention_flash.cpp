@@ -47,6 +47,23 @@ void check_sink(const problem& p, unsigned seed = 1, Dims dims = {}) {
   expect_close(p, in, run);
 }
 
+/// The host's attention.
+template <class T, class Modifier>
+attention_run<T> run_host(const problem& p, const inputs<T>& in, const Modifier& modifier) {
+  attention_run<T> host;
+  host.out.resize(in.q.size());
+  host.lse.resize(in.q.size() / size_t(p.dim));
+  zt::attention_options<float> options;
+  options.lse = zt::tensor_view<float, 3>(host.lse.data(), {p.batch, p.heads, p.q_len});
+  using input = zt::tensor_view<const T, 4>;
+  zt::attention(input(in.q.data(), {p.batch, p.heads, p.q_len, p.dim}),
+                input(in.k.data(), {p.batch, p.kv_heads, p.kv_len, p.dim}),
+                input(in.v.data(), {p.batch, p.kv_heads, p.kv_len, p.dim}),
+                zt::tensor_view<T, 4>(host.out.data(), {p.batch, p.heads, p.q_len, p.dim}),
+                modifier, options);
+  return host;
+}
+
 TYPED_TEST(flash, lengths_up_to_two_tiles) {
   for (const long length : {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129}) {
     SCOPED_TRACE(length);
@@ -74,10 +91,11 @@ TYPED_TEST(flash, gammas) {
 }
 
 TYPED_TEST(flash, groups) {
-  for (const long group : {2, 4, 8}) {
+  const double gammas[] = {1, 2, 0, 0.5, 4, 9, 1e38};
+  for (const long group : {1, 2, 3, 4, 5, 6, 7, 8}) {
     SCOPED_TRACE(group);
-    problem p = small(40, 40, 8, 8 / group);
-    p.gamma = {1, 2, 0, 0.5, 1, 4, 9, 1e38};
+    problem p = small(40, 40, 2 * group, 2);
+    for (long h = 0; h < p.heads; ++h) p.gamma.push_back(gammas[h % 7]);
     check_sink<TypeParam>(p);
   }
 }
@@ -247,25 +265,15 @@ TEST(flash_dims, all_head_dims) {
 
 // The host's attention and the device's, each within its bound of the same oracle, and so within
 // the sum of both of one another.
-TEST(flash_dims, host_and_device_agree) {
+TYPED_TEST(flash, host_and_device_agree) {
   problem p = small(40, 90, 4, 2);
   p.gamma = {4.0, 0.0, 1.0, 1e38};
-  const inputs<zt::float16> in(p);
+  const inputs<TypeParam> in(p);
   const device_sink sink(machine{}, p);
   const auto run = run_attention(p, in.q, in.k, in.v, zt::causal{} | sink.sink, {}, dims64{});
   expect_close(p, in, run);
-  attention_run<zt::float16> host;
-  host.out.resize(run.out.size());
-  host.lse.resize(run.lse.size());
   const std::vector<float> gammas(p.gamma.begin(), p.gamma.end());
-  zt::attention_options<float> options;
-  options.lse = zt::tensor_view<float, 3>(host.lse.data(), {1, p.heads, p.q_len});
-  using input = zt::tensor_view<const zt::float16, 4>;
-  zt::attention(input(in.q.data(), {1, p.heads, p.q_len, 64}),
-                input(in.k.data(), {1, p.kv_heads, p.kv_len, 64}),
-                input(in.v.data(), {1, p.kv_heads, p.kv_len, 64}),
-                zt::tensor_view<zt::float16, 4>(host.out.data(), {1, p.heads, p.q_len, 64}),
-                zt::causal{} | zt::initial_token{zt::view_of(gammas)}, options);
+  const auto host = run_host(p, in, zt::causal{} | zt::initial_token{zt::view_of(gammas)});
   expect_close(p, in, host);
   for (std::size_t i = 0; i < run.lse.size(); ++i)
     ASSERT_NEAR(double(run.lse[i]), double(host.lse[i]), 1e-4);
@@ -322,6 +330,7 @@ TEST(flash_packed, equals_each_sequence_alone) {
   }
 }
 
+// The same modifier on the device and on the host.
 TEST(flash_modifiers, a_users_modifier) {
   problem p = small(40, 90);
   p.gamma = {0.0};
@@ -332,6 +341,11 @@ TEST(flash_modifiers, a_users_modifier) {
                                  distance_penalty{0.25f} | zt::causal{} | sink.sink, {}, dims64{});
   EXPECT_EQ(run.plan.kernel, prefill);
   expect_close(p, in, run);
+  const std::vector<float> gammas(p.gamma.begin(), p.gamma.end());
+  expect_close(
+      p, in,
+      run_host(p, in,
+               distance_penalty{0.25f} | zt::causal{} | zt::initial_token{zt::view_of(gammas)}));
 }
 
 }  // namespace

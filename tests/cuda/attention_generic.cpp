@@ -12,21 +12,22 @@ class generic : public ::testing::Test {};
 using types = ::testing::Types<float, zt::float16, zt::bfloat16>;
 TYPED_TEST_SUITE(generic, types);
 
-template <class T>
-void check(const problem& p, unsigned seed = 1) {
+template <class T, class Before = zt::causal>
+void check(const problem& p, unsigned seed = 1, const Before& before = {}) {
   const inputs<T> in(p, seed);
   const device_sink sink(machine{}, p);
   run_options options;
   options.on.tensor_cores = false;
   const auto run =
-      run_attention(p, in.q, in.k, in.v, zt::causal{} | sink.sink, options, zt::head_dims<>{});
+      run_attention(p, in.q, in.k, in.v, before | sink.sink, options, zt::head_dims<>{});
   EXPECT_EQ(run.plan.kernel, kernel_type::generic);
   expect_close(p, in, run);
 }
 
 TYPED_TEST(generic, lengths_and_dims) {
   for (const long length : {1, 2, 31, 32, 33, 65})
-    for (const long dim : {1, 7, 64, 80, 129}) {
+    for (const long dim : {1, 7, 64, 80, 96, 128, 129, 256}) {
+      if (dim > 80 && length != 33) continue;
       SCOPED_TRACE(std::to_string(length) + " keys of " + std::to_string(dim));
       problem p;
       p.q_len = p.kv_len = length;
@@ -69,6 +70,36 @@ TYPED_TEST(generic, an_infinite_product_is_not_hidden) {
   for (long i = 0; i < 6; ++i) {
     EXPECT_EQ(std::isnan(run.lse[size_t(i)]), i >= 3) << i;
     EXPECT_EQ(std::isnan(float(run.out[size_t(i * 64)])), i >= 3) << i;
+  }
+}
+
+TYPED_TEST(generic, nan_reaches_only_rows_that_see_it) {
+  problem p;
+  p.q_len = p.kv_len = 70;
+  inputs<TypeParam> in(p);
+  in.k[40 * 64 + 5] = TypeParam(std::numeric_limits<float>::quiet_NaN());
+  in.q[10 * 64 + 7] = TypeParam(std::numeric_limits<float>::infinity());
+  run_options options;
+  options.on.tensor_cores = false;
+  const auto run = run_attention(p, in.q, in.k, in.v, zt::causal{}, options, zt::head_dims<>{});
+  for (long i = 0; i < 70; ++i) {
+    const bool broken = i >= 40 || i == 10;
+    EXPECT_EQ(std::isnan(run.lse[size_t(i)]), broken) << i;
+    for (long d = 0; d < 64; ++d)
+      ASSERT_EQ(std::isnan(float(run.out[size_t(i * 64 + d)])), broken) << i;
+  }
+}
+
+TEST(generic_modifiers, softcap_and_window) {
+  for (const long window : {1, 16, 50, 200}) {
+    SCOPED_TRACE(window);
+    problem p;
+    p.heads = 2;
+    p.q_len = p.kv_len = 70;
+    p.gamma = {6.0, 0.0};
+    p.cap = 3.0;
+    p.window = window;
+    check<float>(p, 1, zt::softcap{3.0f} | zt::causal{} | zt::sliding_window{window});
   }
 }
 

@@ -181,5 +181,34 @@ TYPED_TEST(forms, softmax) {
   }
 }
 
+// NaN and -inf in one row change no bit of another.
+TYPED_TEST(forms, nan_stays_in_its_row) {
+  using T = TypeParam;
+  const table t;
+  const auto clean = softmax_rows<T>(4);
+  auto broken = clean;
+  constexpr long bad = 2 * rows + 3;  // gamma 0.25, row 3
+  broken[size_t(bad * keys + 9)] = T(std::numeric_limits<float>::quiet_NaN());
+  broken[size_t(bad * keys)] = T(-infinity);
+  const auto view = [](const device_array<T>& x) { return x.view({1, heads, rows, keys}); };
+  const auto modifier = zt::causal{} | t.sink;
+  const auto run = [&](const std::vector<T>& x, int form) {
+    const device_array<T> data(x);
+    if (form == 0) zt::rescale_weights(t.m, view(data), modifier);
+    if (form == 1) zt::bias_logits(t.m, view(data), modifier);
+    if (form == 2) zt::softmax(t.m, view(data), view(data), modifier, {});
+    return data.read();
+  };
+  for (const int form : {0, 1, 2}) {
+    SCOPED_TRACE(form);
+    const auto expected = run(clean, form), got = run(broken, form);
+    EXPECT_TRUE(std::isnan(float(got[size_t(bad * keys + 9)])));
+    for (long i = 0; i < heads * rows * keys; ++i) {
+      if (i / keys == bad) continue;
+      ASSERT_EQ(float(got[size_t(i)]), float(expected[size_t(i)])) << i;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace zerotune_test

@@ -2,6 +2,7 @@
 // The output form, sink mass and gamma gradient on the machine, against double attention and the
 // host's scalar back end.
 #include "attention_case.hpp"
+#include "output_case.hpp"
 #include "zerotune/analysis/sensitivity.hpp"
 #include "zerotune/analysis/sink_mass.hpp"
 
@@ -31,13 +32,6 @@ problem example() {
   return p;
 }
 
-template <class T>
-std::vector<T> rounded(const std::vector<double>& x) {
-  std::vector<T> r;
-  for (const double v : x) r.push_back(static_cast<T>(static_cast<float>(v)));
-  return r;
-}
-
 TYPED_TEST(output, correction_of_a_black_box) {
   using T = TypeParam;
   const problem p = example();
@@ -58,40 +52,8 @@ TYPED_TEST(output, correction_of_a_black_box) {
       m, out.view({p.batch, p.heads, p.q_len, p.value_dim}), lse.view({p.batch, p.heads, p.q_len}),
       q.view({p.batch, p.heads, p.q_len, p.dim}), k.view({p.batch, p.kv_heads, p.kv_len, p.dim}),
       v.view({p.batch, p.kv_heads, p.kv_len, p.value_dim}), zt::causal{} | sink.sink, options);
-  const auto got = out.read();
-  const auto got_lse = lse.read();
-  const auto got_status = status.read();
-  int corrected = 0;
-  for (std::size_t r = 0; r < got_lse.size(); ++r) {
-    const long i = long(r) % p.q_len, h = long(r) / p.q_len % p.heads,
-               b = long(r) / p.q_len / p.heads;
-    const double gamma = p.gamma[size_t(h)], a0 = black_box.mass[r];
-    const long others = i - p.initial[size_t(b)];  // keys that the row sees beside the token
-    const bool alone = others == 0, changes = gamma != 1.0 && (others > 0 || (alone && gamma > 0));
-    ASSERT_LE(got_status[r], 2);
-    const auto s = static_cast<zt::row_status>(got_status[r]);
-    if (!changes) {
-      ASSERT_EQ(s, zt::row_status::unchanged);
-    } else if (alone) {  // its LSE alone changes, by log gamma, whatever D is
-      ASSERT_EQ(s, zt::row_status::corrected);
-    } else if (std::abs(1 + (gamma - 1) * a0 - 1e-2) > 1e-4) {
-      ASSERT_EQ(
-          s, 1 + (gamma - 1) * a0 < 1e-2 ? zt::row_status::amplified : zt::row_status::corrected);
-    }
-    corrected += s == zt::row_status::corrected;
-    const bool done = s == zt::row_status::corrected;
-    const double d = done && !alone ? std::max(1 + (gamma - 1) * a0, 1e-2) : 1;
-    const double allowed = TestFixture::tolerance * std::max(1.0, 1 / d);
-    for (long c = 0; c < p.value_dim; ++c) {
-      const std::size_t at = r * size_t(p.value_dim) + size_t(c);
-      ASSERT_NEAR(double(float(got[at])), done ? wanted.out[at] : black_box.out[at], allowed);
-    }
-    const double expected = done ? wanted.lse[r] : black_box.lse[r];
-    if (std::isinf(expected))
-      ASSERT_EQ(double(got_lse[r]), expected);
-    else
-      ASSERT_NEAR(double(got_lse[r]), expected, 1e-5 * std::max(1.0, 1 / d));
-  }
+  const int corrected = check_correction(p, black_box, wanted, 1e-2, TestFixture::tolerance,
+                                         status.read(), out.read(), lse.read());
   EXPECT_GT(corrected, 100);
 }
 
@@ -172,18 +134,8 @@ TYPED_TEST(output, correction_by_mass) {
                              rows(mass.view({p.batch, p.heads, p.q_len})),
                              v.view({p.batch, p.kv_heads, p.kv_len, p.value_dim}),
                              zt::causal{} | sink.sink, options);
-  const auto got = out.read();
-  const auto got_status = status.read();
-  int corrected = 0;
-  for (std::size_t r = 0; r < got_status.size(); ++r) {
-    const bool done = got_status[r] == std::uint8_t(zt::row_status::corrected);
-    corrected += done;
-    const double gamma = p.gamma[r / size_t(p.q_len) % size_t(p.heads)];
-    const double d = done ? std::max(1 + (gamma - 1) * black_box.mass[r], 1e-2) : 1;
-    for (std::size_t at = r * size_t(p.value_dim); at < (r + 1) * size_t(p.value_dim); ++at)
-      ASSERT_NEAR(double(float(got[at])), done ? wanted.out[at] : black_box.out[at],
-                  TestFixture::tolerance * std::max(1.0, 1 / d));
-  }
+  const int corrected = check_correction(p, black_box, wanted, 1e-2, TestFixture::tolerance,
+                                         status.read(), out.read(), {});
   EXPECT_GT(corrected, 100);
 }
 
@@ -193,20 +145,7 @@ TYPED_TEST(output, gradient) {
   const inputs<T> in(p);
   const result r = exact_attention(p, in.q, in.k, in.v);
   const std::vector<T> out = rounded<T>(r.out), d_out = random_values<T>(out.size(), 9);
-  std::vector<double> expected(size_t(p.batch * p.heads), 0.0);
-  for (std::size_t row = 0; row < r.lse.size(); ++row) {
-    const long i = long(row) % p.q_len, bh = long(row) / p.q_len, b = bh / p.heads;
-    const long h = bh % p.heads, g = b * p.kv_heads + h / (p.heads / p.kv_heads);
-    if (i <= p.initial[size_t(b)]) continue;  // sees the token only, or nothing
-    double product = 0;
-    for (long c = 0; c < p.value_dim; ++c) {
-      const std::size_t at = row * size_t(p.value_dim) + size_t(c);
-      const double v0 =
-          double(float(in.v[size_t((g * p.kv_len + p.initial[size_t(b)]) * p.value_dim + c)]));
-      product += double(float(d_out[at])) * (v0 - double(float(out[at])));
-    }
-    expected[size_t(bh)] += r.mass[row] * product;
-  }
+  const std::vector<double> expected = expected_gradient(p, r, out, d_out, in.v);
   const machine m;
   const device_sink sink(m, p);
   const device_array<T> q(in.q), k(in.k), v(in.v), o(out), d(d_out);

@@ -13,6 +13,8 @@ import sys
 ALLOWED = {"kernel": {"core", "policy", "kernel"}, "apply": {"core", "policy", "kernel", "apply"}}
 # The only files that may ask for the toolkit.
 DEVICE = {"kernel/cuda/device_context.cuh", "kernel/cuda/cuda_launcher.cuh"}
+# No header waits for the device or takes memory of its own.
+HIDDEN = re.compile(r"\bcuda(Malloc|Free|Host|\w*Synchronize)\w*")
 TOOLKIT = re.compile(r"\bcuda_runtime\.h|\basm\b|__syncthreads|__shfl|threadIdx|blockIdx|"
                      r"\bcuda(Memcpy|Launch|Malloc|Func|Stream|Get)\w*\(|<<<")
 
@@ -31,6 +33,8 @@ def check(root):
             errors.append(f"{name}: more than 400 lines")
         if name not in DEVICE and TOOLKIT.search(text):
             errors.append(f"{name}: names {TOOLKIT.search(text)[0]}")
+        if HIDDEN.search(text):
+            errors.append(f"{name}: calls {HIDDEN.search(text)[0]}")
         for target in re.findall(r'#include "zerotune/([^"]+)"', text):
             if target.split("/")[0] not in ALLOWED[name.split("/")[0]]:
                 errors.append(f"{name}: may not include {target}")

@@ -4,9 +4,9 @@
 
     inspect_kernels.py NVCC INCLUDE_DIR WORK_DIR [--all] [--arch 80 ...]
 
-One table (BOUNDS) holds what each kernel may use and must have: registers, shared memory, blocks
-per multiprocessor, tensor-core instructions, 128-bit accesses. No kernel may spill. Exit status 1
-and a line per fault if something does not hold.
+One table (BOUNDS) holds what each kernel may use and must have: threads and shared memory (which must
+be what the kernel asks for), registers, blocks per multiprocessor, tensor-core instructions, 128-bit
+accesses. No kernel may spill. Exit status 1 and a line per fault if something does not hold.
 """
 
 import argparse
@@ -89,6 +89,39 @@ def demangle(names):
     return dict(zip(names, text.splitlines()))
 
 
+def short_name(demangled):
+    """A kernel without the library's namespaces and the function around it."""
+    name = re.sub(r"zerotune::zt_\w+?::", "", demangled)
+    return re.sub(r"^(?:void cuda::run_kernel<)?(?:cuda::)?(.*?)(?:>\(.*)?$", r"\1", name).strip()
+
+
+def bound_of(short):
+    """The kernel's row of the table, or None."""
+    bounds = [bound for pattern, bound in BOUNDS.items() if re.search(pattern, short)]
+    return bounds[0] if len(bounds) == 1 else None
+
+
+def check_sizes(nvcc, include, work, everything):
+    """Threads and shared memory of the table against the kernels' own."""
+    program = work / "sizes"
+    command = [nvcc, "-std=c++20", f"-I{include}", "-x", "c++", "-DZEROTUNE_INSPECT_SIZES",
+               "-o", str(program), str(pathlib.Path(__file__).parent / "kernels.cu")]
+    command += ["-DZEROTUNE_INSPECT_ALL"] if everything else []
+    build = subprocess.run(command, capture_output=True, text=True, check=False)
+    if build.returncode != 0:
+        return [f"sizes: does not compile\n{build.stderr}"]
+    text = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout
+    sizes = {"_Z" + name: (int(threads), int(shared))
+             for name, threads, shared in map(str.split, text.splitlines())}
+    faults = []
+    for mangled, demangled in demangle(list(sizes)).items():
+        bound = bound_of(short_name(demangled))
+        if bound is None or (bound.threads, bound.shared) != sizes[mangled]:
+            faults.append(f"{short_name(demangled)}: threads and shared memory are {sizes[mangled]}, "
+                          f"the table says {bound and (bound.threads, bound.shared)}")
+    return faults if sizes else ["sizes: no kernel"]
+
+
 def usage(log):
     """Kernel -> (registers, bytes of spills, bytes of stack), from what ptxas says."""
     found, name, spills, stack = {}, None, 0, 0
@@ -127,13 +160,11 @@ def inspect(arch, nvcc, include, work, everything):
     counts = instructions(cubin)
     names = demangle(list(used))
     for mangled, (registers, spills, stack) in used.items():
-        name = re.sub(r"zerotune::zt_\w+?::", "", names[mangled])
-        short = re.sub(r"^void cuda::run_kernel<(?:cuda::)?(.*?)>\(.*$", r"\1", name)
-        bounds = [b for pattern, b in BOUNDS.items() if re.search(pattern, short)]
-        if len(bounds) != 1:
+        short = short_name(names[mangled])
+        bound, c = bound_of(short), counts[mangled]
+        if bound is None:
             faults.append(f"sm_{arch}: {short}: not in the table")
             continue
-        bound, c = bounds[0], counts[mangled]
         blocks = blocks_per_multiprocessor(arch, bound.threads, registers, bound.shared)
         say = f"sm_{arch}: {short[:70]}"
         if spills or stack or any(k.startswith(("LDL", "STL")) for k in c):
@@ -168,10 +199,11 @@ def main():
     archs = [a for a in options.arch if f"compute_{a}\n" in known + "\n"]
     for arch in set(options.arch) - set(archs):
         print(f"sm_{arch} skipped: this nvcc does not know it")
+    faults = check_sizes(options.nvcc, options.include, options.work, options.all)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         results = pool.map(lambda arch: inspect(arch, options.nvcc, options.include, options.work,
                                                 options.all), archs)
-        faults = [fault for result in results for fault in result]
+        faults += [fault for result in results for fault in result]
     for fault in faults:
         print(fault)
     print(f"{len(archs)} architectures, {len(faults)} faults")

@@ -1,12 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels that inspect.py compiles for every architecture and looks into; its table names them.
+// The kernels that inspect_kernels.py compiles for every architecture and looks into; its table names
+// them. With ZEROTUNE_INSPECT_SIZES a host program: each kernel's type, threads and shared memory.
 #include "zerotune/apply/cuda/cuda.cuh"
 
 namespace zt = zerotune;
 using sink = zt::composition<zt::causal, zt::on_device<zt::initial_token>>;
 
+#if defined(ZEROTUNE_INSPECT_SIZES)
+#include <cstdio>
+#include <typeinfo>
+template <class Kernel>
+void print_sizes() {
+  std::printf("%s %d %lld\n", typeid(Kernel).name(), Kernel::threads,
+              static_cast<long long>(zt::cuda::shared_bytes_of<Kernel>()));
+}
+#define ZEROTUNE_INSPECT(...) print_sizes<__VA_ARGS__>()
+int main() {
+#else
 #define ZEROTUNE_INSPECT(...) \
   template __global__ void zt::cuda::run_kernel<__VA_ARGS__>(const typename __VA_ARGS__::arguments)
+#endif
 
 #if !defined(ZEROTUNE_INSPECT_SM75)
 ZEROTUNE_INSPECT(zt::cuda::flash_kernel<zt::float16, 64, 4, sink>);
@@ -26,3 +39,6 @@ ZEROTUNE_INSPECT(zt::cuda::softmax_kernel<zt::float16, sink, true>);
 ZEROTUNE_INSPECT(zt::cuda::rescale_kernel<zt::float16, sink>);
 ZEROTUNE_INSPECT(zt::cuda::bias_kernel<zt::float16, sink>);
 ZEROTUNE_INSPECT(zt::cuda::correct_kernel<zt::bfloat16, sink>);
+#if defined(ZEROTUNE_INSPECT_SIZES)
+}
+#endif

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What translated PTX calls. Registers are integers of their width; as<T>() reads them as a type.
-// Memory accesses check the device's natural alignment, and shared memory its bounds.
+// What translated PTX calls. Memory accesses check the natural alignment of the device, and shared
+// memory its bounds.
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -19,23 +16,6 @@ namespace zerotune_ptx {
 
 using zerotune_test::host_context;
 using zerotune_test::lane;
-
-template <class T, class R>
-T as(R r) {
-  if constexpr (sizeof(T) == sizeof(R)) {
-    return std::bit_cast<T>(r);
-  } else {
-    static_assert(std::is_integral_v<T> && std::is_integral_v<R>);
-    return static_cast<T>(r);  // the low bits of a wider register
-  }
-}
-template <class R, class T>
-void put(R& r, T value) {
-  if constexpr (sizeof(T) == sizeof(R))
-    r = std::bit_cast<R>(value);
-  else
-    r = static_cast<R>(value);  // extended by the type's sign
-}
 
 [[noreturn]] inline void fail(const char* what, int line) {
   throw std::logic_error(std::string(what) + ", PTX line " + std::to_string(line));
@@ -52,14 +32,6 @@ template <int Bytes>
 char* in_shared(char* base, std::size_t size, std::uint32_t offset, int line) {
   if (offset + std::size_t{Bytes} > size) fail("access beyond shared memory", line);
   return base + offset;
-}
-template <class T>
-T load(const char* p, int index) {
-  return reinterpret_cast<const T*>(p)[index];
-}
-template <class T>
-void store(char* p, int index, T value) {
-  reinterpret_cast<T*>(p)[index] = value;
 }
 
 inline float fma_down(float a, float b, float c) {

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Translates the PTX that nvcc made into C++ that runs on the fibre scheduler.
 
-    translate.py INPUT.ptx OUTPUT.cpp
+    translate.py INPUT.ptx ... --to OUTPUT.cpp ...
 
-One function per kernel, one statement per instruction, registers as integers of their width. An
-instruction, state space or operand that is not known here ends the translation with its line:
-nothing is guessed.
+One function per kernel, one statement per instruction. The kernels of all inputs, each once, are
+spread over the outputs, so that none takes a compiler too much memory. An instruction, state space
+or operand that is not known here ends the translation with its line: nothing is guessed.
 """
 
+import argparse
 import re
 import sys
 
@@ -44,7 +45,7 @@ def translate(source):
             continue
         match = re.fullmatch(r"\.reg \.(\w+)\s+%(\w+)<(\d+)>;", s)
         if match:
-            kernel.registers.append((REGISTER[match[1]], match[2], match[3]))
+            kernel.registers[match[2]] = (REGISTER[match[1]], match[3])
             continue
         match = re.fullmatch(r"\$(\w+):", s)
         if match:
@@ -63,22 +64,46 @@ def translate(source):
     return kernels
 
 
-def main():
-    with open(sys.argv[1], encoding="utf-8") as file:
-        source = file.read()
-    try:
-        kernels = translate(source)
-    except Unsupported as error:
-        sys.exit(f"{sys.argv[1]}: {error}")
-    if not kernels:
-        sys.exit(f"{sys.argv[1]}: no kernel")
-    with open(sys.argv[2], "w", encoding="utf-8") as file:
+def spread(kernels, count):
+    """The kernels in `count` lists of about the same number of statements."""
+    shares = [[] for _ in range(count)]
+    sizes = [0] * count
+    for kernel in sorted(kernels, key=lambda k: -len(k.statements)):
+        least = sizes.index(min(sizes))
+        shares[least].append(kernel)
+        sizes[least] += len(kernel.statements)
+    return shares
+
+
+def write(path, kernels):
+    with open(path, "w", encoding="utf-8") as file:
         file.write('#include "ptx/runtime.hpp"\n\nnamespace zerotune_ptx {\nnamespace {\n\n')
         for kernel in kernels:
             file.write(kernel.cpp() + "\n")
             file.write(f'const zerotune_test::ptx_registration registration{kernel.name}'
                        f'{{"{kernel.name}", &{kernel.name}}};\n\n')
         file.write("}  // namespace\n}  // namespace zerotune_ptx\n")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("inputs", nargs="+")
+    parser.add_argument("--to", nargs="+", required=True)
+    options = parser.parse_args()
+    kernels = {}  # by name: kernels of one name are the same, as the linker takes them
+    for path in options.inputs:
+        with open(path, encoding="utf-8") as file:
+            source = file.read()
+        try:
+            found = translate(source)
+        except Unsupported as error:
+            sys.exit(f"{path}: {error}")
+        if not found:
+            sys.exit(f"{path}: no kernel")
+        for kernel in found:
+            kernels.setdefault(kernel.name, kernel)
+    for path, share in zip(options.to, spread(kernels.values(), len(options.to))):
+        write(path, share)
     print(f"{len(kernels)} kernels translated")
 
 

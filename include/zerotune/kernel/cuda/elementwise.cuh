@@ -17,6 +17,18 @@ struct row_arguments {
   Modifier modifier;
 };
 
+/// The warp's row of a dense tensor and what it sees; false past the end.
+template <context Context, element T, class Modifier>
+ZEROTUNE_HOST_DEVICE bool dense_row_of_warp(Context& c, const row_arguments<T, Modifier>& a,
+                                            row_view* view, T** data) {
+  index_t b = 0, h = 0, q = 0;
+  if (!row_of_warp(c, a, &b, &h, &q)) return false;
+  const device_sequence s = a.geometry.of(b);
+  *view = view_row(a.modifier, row{b, static_cast<int>(h), s.q_start + q}, s.kv_length);
+  *data = a.rows.at(b, h, q);
+  return true;
+}
+
 /// The storage type's picture of a logit or bias: -inf for a hidden key; gamma = 0 stays finite.
 template <element T, context Context>
 ZEROTUNE_HOST_DEVICE T round_logit(Context& c, float value) {
@@ -39,13 +51,11 @@ struct rescale_kernel : warp_per_row<8> {
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
-    index_t b = 0, h = 0, q = 0;
-    if (!row_of_warp(c, a, &b, &h, &q)) return;
-    const device_sequence s = a.geometry.of(b);
-    const row r{b, static_cast<int>(h), s.q_start + q};
-    const row_view view = view_row(a.modifier, r, s.kv_length);
+    row_view view;
+    T* weights = nullptr;
+    if (!dense_row_of_warp(c, a, &view, &weights)) return;
     if (leaves_alone(a.modifier, view) || view.keep_excluded) return;
-    T* const weights = a.rows.at(b, h, q);
+    const row r = view.r;
     const index_t stride = a.rows.column;
 
     float rest = 0, before = 0, after = 0;
@@ -90,12 +100,10 @@ struct bias_kernel : warp_per_row<8> {
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
-    index_t b = 0, h = 0, q = 0;
-    if (!row_of_warp(c, a, &b, &h, &q)) return;
-    const device_sequence s = a.geometry.of(b);
-    const row r{b, static_cast<int>(h), s.q_start + q};
-    const row_view view = view_row(a.modifier, r, s.kv_length);
-    T* const logits = a.rows.at(b, h, q);
+    row_view view;
+    T* logits = nullptr;
+    if (!dense_row_of_warp(c, a, &view, &logits)) return;
+    const row r = view.r;
     const index_t stride = a.rows.column;
     const T hidden = c.template round<T>(impl::minus_infinity(0.0f));
     const index_t kv_len = a.geometry.shape.kv_len;
@@ -141,15 +149,12 @@ struct mask_kernel : warp_per_row<8> {
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
-    index_t b = 0, h = 0, q = 0;
-    if (!row_of_warp(c, a, &b, &h, &q)) return;
-    const device_sequence s = a.geometry.of(b);
-    const row r{b, static_cast<int>(h), s.q_start + q};
-    const row_view view = view_row(a.modifier, r, s.kv_length);
-    T* const mask = a.rows.at(b, h, q);
+    row_view view;
+    T* mask = nullptr;
+    if (!dense_row_of_warp(c, a, &view, &mask)) return;
     for (index_t j = c.lane(); j < a.geometry.shape.kv_len; j += warp_size) {
       float bias = view.seen.contains(j) ? 0.0f : impl::minus_infinity(0.0f);
-      if (view.changed.contains(j)) bias = a.modifier.log_bias(r, position(j));
+      if (view.changed.contains(j)) bias = a.modifier.log_bias(view.r, position(j));
       if (view.keep_excluded && excludes(bias)) bias = 0.0f;
       mask[j * a.rows.column] = round_logit<T>(c, bias);
     }

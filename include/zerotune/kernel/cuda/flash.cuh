@@ -42,6 +42,7 @@ class flash_kernel {
   static constexpr int key_groups = tile_keys / 8;  // columns of mma: keys, then value columns
   static constexpr int columns = HeadDim / 8;
   static constexpr int packets = HeadDim / packet<T>::count;
+  static constexpr int copies_at_once = HeadDim <= 128 ? 4 : 2;  // more addresses would be spilled
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE flash_kernel(Context& c, const arguments& a)
@@ -90,6 +91,10 @@ class flash_kernel {
     }
     seen_begin_ = begin;
     seen_end_ = end;
+    if (a.heads_per_tile > 1) return;
+    const int first = c.warp() * 16;
+    block_positions_ = place_.positions(a, 0, tile_rows);
+    warp_positions_ = place_.positions(a, first, first + 16);
   }
 
   template <context Context>
@@ -108,7 +113,7 @@ class flash_kernel {
       c.template wait_copies<0>();
       c.barrier();  // the keys are there, and every warp has left the values
       copy_keys(c, a, a.v, values_, tile);
-      const tile_effect effect = warp_effect(c, a, tile);
+      const tile_effect effect = warp_effect(a, tile);
       float s[key_groups][4] = {};
       if (effect != tile_effect::masked) {
         multiply_keys(c, q, s);
@@ -127,9 +132,8 @@ class flash_kernel {
   /// The next tile from `tile` on that not every row is barred from.
   ZEROTUNE_HOST_DEVICE int next_tile(const arguments& a, int tile) const {
     if (a.heads_per_tile > 1) return tile;
-    const range q = place_.positions(a, 0, tile_rows);
     while (tile < seen_end_ &&
-           a.modifier.effect(head(), q, tile_range(tile)) == tile_effect::masked)
+           a.modifier.effect(head(), block_positions_, tile_range(tile)) == tile_effect::masked)
       tile += tile_keys;
     return tile;
   }
@@ -142,20 +146,17 @@ class flash_kernel {
   }
 
   /// What the modifier does to the tile in this warp's rows; an incomplete tile counts as changed.
-  template <context Context>
-  ZEROTUNE_HOST_DEVICE tile_effect warp_effect(Context& c, const arguments& a, int tile) const {
-    const int first = c.warp() * 16;
-    if (place_.query(a, first) >= place_.sequence.q_length) return tile_effect::masked;
+  ZEROTUNE_HOST_DEVICE tile_effect warp_effect(const arguments& a, int tile) const {
     if (a.heads_per_tile > 1) return tile_effect::apply;
-    const tile_effect effect =
-        a.modifier.effect(head(), place_.positions(a, first, first + 16), tile_range(tile));
+    if (warp_positions_.empty()) return tile_effect::masked;
+    const tile_effect effect = a.modifier.effect(head(), warp_positions_, tile_range(tile));
     const bool whole = tile >= seen_begin_ && tile + tile_keys <= seen_end_;
     return effect == tile_effect::none && !whole ? tile_effect::apply : effect;
   }
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE void copy_queries(Context& c, const arguments& a) const {
-#pragma unroll 4
+#pragma unroll copies_at_once
     for (int i = c.thread(); i < tile_rows * packets; i += threads) {
       const int tile_row = i / packets, column = i % packets * packet<T>::count;
       const index_t q = place_.query(a, tile_row);
@@ -173,7 +174,7 @@ class flash_kernel {
   ZEROTUNE_HOST_DEVICE void copy_keys(Context& c, const arguments& a,
                                       const device_tensor<const T>& tensor, T* to, int tile) const {
     if (tile < seen_end_) {
-#pragma unroll 4
+#pragma unroll copies_at_once
       for (int i = c.thread(); i < tile_keys * packets; i += threads) {
         const int row = i / packets, column = i % packets * packet<T>::count;
         const int key = tile + row;
@@ -339,7 +340,7 @@ class flash_kernel {
     }
     if (a.partial.splits > 1) return;
     c.warp_barrier();
-#pragma unroll 4
+#pragma unroll copies_at_once
     for (int i = c.lane(); i < 16 * packets; i += warp_size) {
       const int warp_row = i / packets, column = i % packets * packet<T>::count;
       const int tile_row = c.warp() * 16 + warp_row;
@@ -357,6 +358,7 @@ class flash_kernel {
   T* values_;
   T* queries_;
   int seen_begin_ = 0, seen_end_ = 0;
+  range block_positions_, warp_positions_;  // of the queries, where a tile is of one head
   score_row rows_[2];
   score_softmax state_[2];
   float out_[columns][4] = {};

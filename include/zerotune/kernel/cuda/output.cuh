@@ -130,24 +130,20 @@ struct gradient_arguments {
 
 /// dL/d log gamma of each head: one block per (sequence, head), its warps walk the rows.
 template <element T, class Sink, bias_modifier Masks>
-struct gradient_kernel {
+struct gradient_kernel : block_per_head {
   using arguments = gradient_arguments<T, Sink, Masks>;
   static constexpr const char* name = "gamma_gradient";
-  static constexpr int threads = 256;
-  static constexpr int min_blocks = 4;
-  static constexpr index_t shared_bytes = (threads / warp_size) * index_t{sizeof(double)};
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
     double* const scratch = c.template shared<double>(c.warps());
-    const index_t num_heads = a.geometry.shape.num_heads;
-    const index_t b = c.block() / num_heads, h = c.block() % num_heads;
+    const auto [b, h] = head_of_block(c, a);
     const device_sequence s = a.geometry.of(b);
     const index_t initial = a.sink.position(b);
     const float log_gamma = impl::log_gamma<float>(a.sink.gamma(h));
     double total = 0;
     for (index_t q = c.warp(); q < s.q_length; q += c.warps()) {
-      const row r{b, static_cast<int>(h), s.q_start + q};
+      const row r{b, h, s.q_start + q};
       const range seen =
           intersect(intersect(visible_keys(a.masks, r), {0, s.kv_length}), visible_keys(a.sink, r));
       if (!seen.contains(initial) || seen.size() == 1) continue;
@@ -164,13 +160,13 @@ struct gradient_kernel {
       if (weight > 0.0f) total += static_cast<double>(weight * product);  // 0 * NaN
     }
     total = block_sum(c, total, scratch);
-    if (c.thread() == 0) a.gradient[b * num_heads + h] = total;
+    if (c.thread() == 0) a.gradient[c.block()] = total;
   }
 };
 
 /// Mean weight on the initial token per head, over the rows that see more than it.
 template <element T, class Sink, bias_modifier Masks>
-struct sink_mass_kernel {
+struct sink_mass_kernel : block_per_head {
   struct arguments {
     device_tensor<const T> weights;
     double* mass;  // [batch, num_heads], contiguous
@@ -179,20 +175,16 @@ struct sink_mass_kernel {
     Masks masks;
   };
   static constexpr const char* name = "sink_mass";
-  static constexpr int threads = 256;
-  static constexpr int min_blocks = 4;
-  static constexpr index_t shared_bytes = (threads / warp_size) * index_t{sizeof(double)};
 
   template <context Context>
   ZEROTUNE_HOST_DEVICE static void run(Context& c, const arguments& a) {
     double* const scratch = c.template shared<double>(c.warps());
-    const index_t num_heads = a.geometry.shape.num_heads;
-    const index_t b = c.block() / num_heads, h = c.block() % num_heads;
+    const auto [b, h] = head_of_block(c, a);
     const device_sequence s = a.geometry.of(b);
     const index_t initial = a.sink.position(b);
     double sum = 0, count = 0;
     for (index_t q = c.thread(); q < s.q_length; q += c.threads()) {
-      const row r{b, static_cast<int>(h), s.q_start + q};
+      const row r{b, h, s.q_start + q};
       const range seen = intersect(visible_keys(a.masks, r), {0, s.kv_length});
       if (!seen.contains(initial) || seen.end - initial < 2) continue;
       sum += static_cast<double>(c.to_float(a.weights.at(b, h, q)[initial * a.weights.column]));
@@ -200,7 +192,7 @@ struct sink_mass_kernel {
     }
     sum = block_sum(c, sum, scratch);
     count = block_sum(c, count, scratch);
-    if (c.thread() == 0) a.mass[b * num_heads + h] = count > 0 ? sum / count : 0.0;
+    if (c.thread() == 0) a.mass[c.block()] = count > 0 ? sum / count : 0.0;
   }
 };
 

@@ -99,6 +99,20 @@ struct warp_per_row {
   static constexpr int min_blocks = MinBlocks;
 };
 
+/// Base of kernels that give each head of each sequence a block, whose threads add up in double.
+struct block_per_head {
+  static constexpr int threads = 8 * warp_size;
+  static constexpr int min_blocks = 4;
+  static constexpr index_t shared_bytes = (threads / warp_size) * index_t{sizeof(double)};
+};
+
+/// The head that a block works on, of a.geometry's shape; c.block() is its index.
+template <context Context, class Arguments>
+ZEROTUNE_HOST_DEVICE head_of head_of_block(Context& c, const Arguments& a) {
+  const index_t num_heads = a.geometry.shape.num_heads;
+  return {c.block() / num_heads, static_cast<int>(c.block() % num_heads)};
+}
+
 /// The row [batch, head, q] that a warp works on, of a.geometry's shape; false past the end.
 template <context Context, class Arguments>
 ZEROTUNE_HOST_DEVICE bool row_of_warp(Context& c, const Arguments& a, index_t* batch, index_t* head,
