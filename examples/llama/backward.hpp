@@ -7,17 +7,13 @@
 // docs/mathematics.md, section 2. All but attention is compiled once, in backward.cpp.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "llama/attention_backend.hpp"
+#include "llama/attention.hpp"
 #include "llama/model.hpp"
-#include "zerotune/apply/attention.hpp"
-#include "zerotune/apply/attention_backward.hpp"
-#include "zerotune/policy/masks.hpp"
 
 namespace llama {
 
@@ -86,7 +82,7 @@ struct backward_workspace {
   matrix d_residual, d_attended, d_qkv;   ///< [rows, ...]
   matrix d_selected, d_activated, d_gate_up, d_normalized;
   matrix d_branch_keys, d_branch_values;  ///< [trunk and branch, kv_dim]
-  matrix attention_scratch;
+  attention_memory attention;
   std::vector<double> d_log_gamma;  ///< [trees, num_heads], of one layer
   std::vector<double> d_heads;      ///< [num_heads], of one piece
   std::vector<piece> pieces;
@@ -136,23 +132,14 @@ class backward_pass {
   /// What attention and its backward pass need of a piece; no queries if none is needed.
   struct attention_inputs {
     attention_context context;
-    zerotune::tensor_view<const float, 4> q, k, v;
-    zerotune::tensor_view<float, 4> out;
-    zerotune::tensor_view<float, 3> lse;
-  };
-  struct attention_gradients {
-    zerotune::tensor_view<const float, 4> d_out;
-    zerotune::tensor_view<float, 4> d_q, d_k, d_v;
-    zerotune::tensor_view<double, 2> d_log_gamma;
-    zerotune::tensor_view<float, 1> scratch;
+    attention_call call;
   };
   std::size_t num_pieces() const { return space_.pieces.size(); }
   attention_inputs attention_of(int layer, std::size_t piece);
-  attention_gradients gradients_of(const attention_inputs& in, std::size_t piece);
-  /// Adds what attention_backward has written to the sums over pieces.
+  attention_backward_call gradients_of(const attention_inputs& in, std::size_t piece);
+  /// Adds what attend_backward() has written to the sums over pieces.
   void add_gradients(const attention_inputs& in, std::size_t piece);
-
-  float softmax_scale() const;
+  attention_memory& memory() { return space_.attention; }
 
  private:
   using layer_activations = backward_workspace::layer_activations;
@@ -199,21 +186,16 @@ void backward(const model& m, Policy&& policy, std::span<const token_tree> trees
               const backward_options& options = {}) {
   backward_pass pass(m, trees, space, options, gradient.size());
   const int num_layers = m.config().num_layers;
-  const auto modifier_of = [&](const backward_pass::attention_inputs& in) {
-    return zerotune::compose(policy(in.context), zerotune::causal{});
-  };
-  const auto attend = [&](int layer) {
+  const auto mix = [&](int layer) {
     pass.project(layer);
     for (std::size_t i = 0; i < pass.num_pieces(); ++i) {
       const auto in = pass.attention_of(layer, i);
-      if (in.q.empty()) continue;
-      zerotune::attention(attention_backend{}, in.q, in.k, in.v, in.out, modifier_of(in),
-                          {.softmax_scale = pass.softmax_scale(), .lse = in.lse}, options.threads);
+      if (!in.call.q.empty()) attend(in.call, policy(in.context), pass.memory(), options.threads);
     }
     pass.mix(layer);
   };
   for (int layer = 0; layer < num_layers; ++layer) {
-    attend(layer);
+    mix(layer);
     pass.contract(layer);
   }
   for (std::size_t first = 0, count = 0; first < trees.size(); first += count) {
@@ -222,16 +204,12 @@ void backward(const model& m, Policy&& policy, std::span<const token_tree> trees
     pass.end_group();
   }
   for (int layer = num_layers - 1; layer >= 0; --layer) {
-    if (options.layers == activations::recomputed && layer + 1 < num_layers) attend(layer);
+    if (options.layers == activations::recomputed && layer + 1 < num_layers) mix(layer);
     pass.backward_mix(layer);
     for (std::size_t i = 0; i < pass.num_pieces(); ++i) {
       const auto in = pass.attention_of(layer, i);
-      if (in.q.empty()) continue;
-      const auto d = pass.gradients_of(in, i);
-      zerotune::attention_backward(attention_backend{}, in.q, in.k, in.v, in.out, in.lse, d.d_out,
-                                   d.d_q, d.d_k, d.d_v, d.d_log_gamma, modifier_of(in),
-                                   {.softmax_scale = pass.softmax_scale(), .workspace = d.scratch},
-                                   options.threads);
+      if (in.call.q.empty()) continue;
+      attend_backward(pass.gradients_of(in, i), policy(in.context), pass.memory(), options.threads);
       pass.add_gradients(in, i);
     }
     pass.store_gradient(layer, gradient);

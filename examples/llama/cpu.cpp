@@ -1,47 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "llama/cpu.hpp"
 
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-
-#if !defined(ZEROTUNE_EXAMPLES_ARCH)
-#define ZEROTUNE_EXAMPLES_ARCH "baseline"
-#endif
+#include "llama/kernels.hpp"
+#include "llama_attention_dispatch.hpp"
+#include "llama_eigen_dispatch.hpp"
+#include "llama_elementwise_dispatch.hpp"
 
 namespace llama {
-namespace {
 
-bool cpu_has_level(char level) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  bool has = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
-  if (level >= '3')
-    has = has && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
-  if (level >= '4')
-    has = has && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-          __builtin_cpu_supports("avx512vl");
-  return has;
-#else
-  return level == '1';
-#endif
+zerotune::instruction_set instruction_set() {
+  static const zerotune::instruction_set chosen = zerotune::allowed_instruction_set();
+  return chosen;
 }
 
-// Before every other constructor of the program, which may hold instructions of the set.
-[[gnu::constructor(101)]] void check_cpu() {
-  constexpr const char* arch = ZEROTUNE_EXAMPLES_ARCH;
-  if (std::strncmp(arch, "x86-64-v", 8) != 0 || cpu_has_level(arch[8])) return;
-  std::fprintf(stderr,
-               "This program was compiled for %s, which this CPU does not have. Configure the "
-               "build with -DZEROTUNE_EXAMPLES_ARCH=baseline, or on this machine.\n",
-               arch);
-  std::_Exit(1);
+const attention_kernels& current_attention_kernels() {
+  static const attention_kernels kernels = llama_attention_for(instruction_set())();
+  return kernels;
 }
 
-}  // namespace
+const elementwise_kernels& current_elementwise_kernels() {
+  static const elementwise_kernels kernels = llama_elementwise_for(instruction_set())();
+  return kernels;
+}
 
-std::string_view instruction_set() { return ZEROTUNE_EXAMPLES_ARCH; }
+const eigen_kernels& current_eigen_kernels() {
+  static const eigen_kernels kernels = llama_eigen_for(instruction_set())();
+  return kernels;
+}
 
 }  // namespace llama

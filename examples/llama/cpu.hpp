@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The instruction set that the host was compiled for. A program that contains it ends with a
-// message before main() on a CPU that has not got it, rather than with an illegal instruction.
+// The instruction set that the host works with: chosen once, when it is first asked for.
 #pragma once
 
-#include <string_view>
+#include "zerotune/core/instruction_set.hpp"
 
 namespace llama {
 
-/// "baseline", "x86-64-v2", "x86-64-v3" or "x86-64-v4", as given to the build.
-std::string_view instruction_set();
+/// The best that this machine has, or the lower one that the environment variable
+/// ZEROTUNE_INSTRUCTION_SET names. Kernels and oneDNN keep to it.
+/// @throws zerotune::invalid_argument if it names none, or one that this machine does not support
+zerotune::instruction_set instruction_set();
 
 }  // namespace llama

@@ -4,6 +4,8 @@
 
 #include <span>
 
+#include "zerotune/core/float16.hpp"
+
 namespace llama {
 
 /// y = x / rms(x) * weight. All of one length; `y` may be `x`.
@@ -30,5 +32,11 @@ void swiglu(std::span<const float> gate_up, std::span<float> y);
 /// The gradient through swiglu(): dL/dgate, then dL/dup. @param d_gate_up must not overlap an input
 void swiglu_backward(std::span<const float> gate_up, std::span<const float> d_y,
                      std::span<float> d_gate_up);
+
+/// to += from, of one length.
+void add(std::span<const float> from, std::span<float> to);
+
+/// Rounds to the nearest bfloat16, ties to even; NaN stays one. Of one length.
+void round(std::span<const float> from, std::span<zerotune::bfloat16> to);
 
 }  // namespace llama

@@ -2,6 +2,7 @@
 #include "llama/forward.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -126,19 +127,20 @@ forward_pass::attention_inputs forward_pass::attention_of(int layer, std::size_t
   in.context = {layer, config.num_layers, static_cast<std::int64_t>(index), place.past + first,
                 place.tokens};
   const float* const q = space_.qkv.data() + row * stride;
-  in.q = {q, {1, config.num_heads, q_len, dim}, {q_len * stride, dim, stride, 1}};
+  in.call.softmax_scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  in.call.q = {q, {1, config.num_heads, q_len, dim}, {q_len * stride, dim, stride, 1}};
   float* const out = space_.attended.data() + row * config.q_dim();
-  in.out = {
+  in.call.out = {
       out, {1, config.num_heads, q_len, dim}, {q_len * config.q_dim(), dim, config.q_dim(), 1}};
   if (cache) {
-    in.k = cache->keys(layer, kv_len);
-    in.v = cache->values(layer, kv_len);
+    in.call.k = cache->keys(layer, kv_len);
+    in.call.v = cache->values(layer, kv_len);
   } else {
     const float* const k = space_.qkv.data() + place.first_row * stride + config.q_dim();
-    in.k = {k, {1, config.num_kv_heads, kv_len, dim}, {kv_len * stride, dim, stride, 1}};
-    in.v = {k + config.kv_dim(),
-            {1, config.num_kv_heads, kv_len, dim},
-            {kv_len * stride, dim, stride, 1}};
+    in.call.k = {k, {1, config.num_kv_heads, kv_len, dim}, {kv_len * stride, dim, stride, 1}};
+    in.call.v = {k + config.kv_dim(),
+                 {1, config.num_kv_heads, kv_len, dim},
+                 {kv_len * stride, dim, stride, 1}};
   }
   return in;
 }
@@ -182,9 +184,24 @@ void forward_pass::write_logits(matrix& logits) {
   });
 }
 
+void forward_pass::save(matrix& residual) const {
+  residual.resize(num_rows_, space_.residual.columns());
+  std::copy_n(space_.residual.data(), residual.values().size(), residual.data());
+}
+
+void forward_pass::restore(const matrix& residual) {
+  num_rows_ = residual.rows();
+  std::ranges::copy(residual.values(), space_.residual.data());
+}
+
 void forward_pass::commit() {
   for (const sequence& s : sequences_)
     if (s.cache) s.cache->commit(s.tokens);
+}
+
+void forward_pass::take_back() {
+  for (std::size_t i = 0; i < sequences_.size(); ++i)
+    if (sequences_[i].cache) sequences_[i].cache->truncate(space_.placements[i].past);
 }
 
 }  // namespace llama

@@ -2,14 +2,11 @@
 // The body of forward(): all but attention is compiled once, in forward.cpp.
 #pragma once
 
-#include <cmath>
 #include <type_traits>
 #include <utility>
 
-#include "llama/attention_backend.hpp"
+#include "llama/attention.hpp"
 #include "llama/model.hpp"
-#include "zerotune/apply/attention.hpp"
-#include "zerotune/policy/masks.hpp"
 
 namespace llama {
 
@@ -34,16 +31,25 @@ class forward_pass {
   void write_logits(matrix& logits);
   /// Makes the new tokens a part of the caches. Does not throw.
   void commit();
+  /// Takes them, and what came after them, off again.
+  void take_back();
 
   /// What attention needs, of a layer and sequence; no rows if none of its queries is needed.
   struct attention_inputs {
     attention_context context;
-    zerotune::tensor_view<const float, 4> q, k, v;
-    zerotune::tensor_view<float, 4> out;
+    attention_call call;
   };
   attention_inputs attention_of(int layer, std::size_t index) const;
   /// Room for [1, num_heads, q_len].
   zerotune::tensor_view<float, 3> lse(std::int64_t q_len);
+
+  std::size_t num_sequences() const { return sequences_.size(); }
+  attention_memory& memory() { return space_.attention; }
+  executor_ref threads() const { return threads_; }
+
+  /// Copies the residual stream, the next layer's input, and goes back to such a copy.
+  void save(matrix& residual) const;
+  void restore(const matrix& residual);
 
  private:
   const model& model_;
@@ -54,6 +60,23 @@ class forward_pass {
   std::int64_t num_logits_ = 0;
 };
 
+/// Attention of one layer, sequence after sequence.
+template <attention_policy Policy, class Observer>
+void attend_all(forward_pass& pass, int layer, Policy& policy, Observer& observer) {
+  constexpr bool observed = !std::is_same_v<std::remove_cvref_t<Observer>, no_observer>;
+  for (std::size_t i = 0; i < pass.num_sequences(); ++i) {
+    forward_pass::attention_inputs in = pass.attention_of(layer, i);
+    if (in.call.q.empty()) continue;
+    const auto modifier = policy(in.context);
+    if constexpr (observed) in.call.lse = pass.lse(in.call.q.extent(2));
+    attend(in.call, modifier, pass.memory(), pass.threads());
+    if constexpr (observed)
+      observer(attention_record{in.context, in.call.softmax_scale, in.call.q, in.call.k, in.call.v,
+                                in.call.out, in.call.lse},
+               zerotune::compose(modifier, zerotune::causal{}));
+  }
+}
+
 template <attention_policy Policy, class Observer>
 void forward(const model& m, Policy&& policy, std::span<const sequence> sequences, workspace& space,
              matrix& logits, executor_ref threads, Observer&& observer) {
@@ -61,21 +84,9 @@ void forward(const model& m, Policy&& policy, std::span<const sequence> sequence
   using last_queries = forward_pass::last_queries;
   forward_pass pass(m, sequences, space, threads,
                     observed ? last_queries::all : last_queries::as_needed);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(m.config().head_dim));
   for (int layer = 0; layer < m.config().num_layers; ++layer) {
     pass.project(layer);
-    for (std::size_t i = 0; i < sequences.size(); ++i) {
-      const forward_pass::attention_inputs in = pass.attention_of(layer, i);
-      if (in.q.empty()) continue;
-      const auto modifier = zerotune::compose(policy(in.context), zerotune::causal{});
-      zerotune::attention_options<float> options{.softmax_scale = scale};
-      if constexpr (observed) options.lse = pass.lse(in.q.extent(2));
-      zerotune::attention(attention_backend{}, in.q, in.k, in.v, in.out, modifier, options,
-                          threads);
-      if constexpr (observed)
-        observer(attention_record{in.context, scale, in.q, in.k, in.v, in.out, options.lse},
-                 modifier);
-    }
+    attend_all(pass, layer, policy, observer);
     pass.finish(layer);
   }
   pass.write_logits(logits);

@@ -33,10 +33,19 @@ gemm_kind default_gemm() {
   return is_available(gemm_kind::onednn) ? gemm_kind::onednn : gemm_kind::eigen;
 }
 
+std::string why_unavailable(gemm_kind kind) {
+  if (is_available(kind)) return {};
+#if defined(ZEROTUNE_LLAMA_WITH_ONEDNN)
+  return "this CPU has no instructions for bfloat16, or ZEROTUNE_INSTRUCTION_SET keeps them off";
+#else
+  return "this build has no oneDNN (Debian: libdnnl-dev)";
+#endif
+}
+
 std::unique_ptr<const packed_matrix> pack(gemm_kind kind, const matrix& weights) {
   if (!is_available(kind))
     throw std::invalid_argument("pack: kind: expected one that this build and CPU offer, got " +
-                                std::string(name_of(kind)));
+                                std::string(name_of(kind)) + ": " + why_unavailable(kind));
 #if defined(ZEROTUNE_LLAMA_WITH_ONEDNN)
   if (kind != gemm_kind::eigen) return pack_onednn(kind, weights);
 #endif

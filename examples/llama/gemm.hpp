@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "llama/executor_ref.hpp"
@@ -26,6 +27,9 @@ std::string_view name_of(gemm_kind kind);
 
 /// oneDNN where this build has it, else Eigen; float.
 gemm_kind default_gemm();
+
+/// Why `kind` is not available, for a message; empty if it is.
+std::string why_unavailable(gemm_kind kind);
 
 /// What becomes of a product.
 enum class gemm_output { store, add };

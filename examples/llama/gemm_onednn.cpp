@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "llama/cpu.hpp"
+#include "llama/elementwise.hpp"
 #include "llama/gemm_kinds.hpp"
 #include "zerotune/core/float16.hpp"
 
@@ -35,8 +37,28 @@ class one_thread {
   int former_;
 };
 
+dnnl::cpu_isa isa_of(zerotune::instruction_set set) {
+  switch (set) {
+    case zerotune::instruction_set::baseline:
+      return dnnl::cpu_isa::sse41;
+    case zerotune::instruction_set::avx2:
+      return dnnl::cpu_isa::avx2;
+    case zerotune::instruction_set::avx512:
+      return dnnl::cpu_isa::avx512_core;
+    case zerotune::instruction_set::avx512_bf16:
+      return dnnl::cpu_isa::avx512_core_bf16;
+    case zerotune::instruction_set::amx_bf16:
+      break;
+  }
+  return dnnl::cpu_isa::all;
+}
+
+/// The first use of oneDNN, which from then on keeps to the host's instruction set.
 const dnnl::engine& cpu() {
-  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  static const dnnl::engine engine = [] {
+    dnnl::set_max_cpu_isa(isa_of(instruction_set()));
+    return dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
   return engine;
 }
 
@@ -155,7 +177,7 @@ class onednn_matrix final : public packed_matrix {
       thread_local std::vector<zerotune::bfloat16> rounded;
       const auto size = static_cast<std::size_t>(rows * inputs());
       rounded.resize(std::max(size, rounded.size()));
-      for (std::size_t i = 0; i < size; ++i) rounded[i] = zerotune::bfloat16(x[i]);
+      round({x, size}, rounded);
       inputs_read = rounded.data();
       element = sizeof(zerotune::bfloat16);
     }
@@ -255,6 +277,7 @@ std::unique_ptr<const packed_matrix> pack_onednn(gemm_kind kind, const matrix& w
 }
 
 bool onednn_has_bf16() {
+  cpu();
   // Values of the enumeration rise with what the CPU can do.
   return static_cast<int>(dnnl::get_effective_cpu_isa()) >=
          static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);

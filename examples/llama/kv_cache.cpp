@@ -51,12 +51,14 @@ void kv_cache::assign_prefix(const kv_cache& other, std::int64_t wanted) {
                                 std::to_string(wanted));
   if (&other == this) return truncate(wanted);
   reserve(wanted);
-  for (int layer = 0; layer < num_layers_; ++layer) {
-    std::copy_n(other.keys_.data() + other.offset(layer, 0), wanted * row_size_, key_row(layer, 0));
-    std::copy_n(other.values_.data() + other.offset(layer, 0), wanted * row_size_,
-                value_row(layer, 0));
-  }
+  for (int layer = 0; layer < num_layers_; ++layer) assign_layer(other, layer, wanted);
   tokens_.assign(other.tokens_.begin(), other.tokens_.begin() + wanted);
+}
+
+void kv_cache::assign_layer(const kv_cache& other, int layer, std::int64_t wanted) {
+  std::copy_n(other.keys_.data() + other.offset(layer, 0), wanted * row_size_, key_row(layer, 0));
+  std::copy_n(other.values_.data() + other.offset(layer, 0), wanted * row_size_,
+              value_row(layer, 0));
 }
 
 void kv_cache::commit(std::span<const int> tokens) {

@@ -60,6 +60,8 @@ class kv_cache {
   /// The first `length` rows of a layer as [1, num_kv_heads, length, head_dim].
   view keys(int layer, std::int64_t length) const { return view_of(keys_, layer, length); }
   view values(int layer, std::int64_t length) const { return view_of(values_, layer, length); }
+  /// Copies the first `length` rows of one layer. @pre both caches are of one shape and have room
+  void assign_layer(const kv_cache& other, int layer, std::int64_t length);
   /// Declares that the rows of these tokens, which follow the present ones, have been written.
   /// @pre reserve() has made room for them: then it does not throw
   void commit(std::span<const int> tokens);

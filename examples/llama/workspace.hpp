@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "llama/attention.hpp"
 #include "llama/matrix.hpp"
 
 namespace llama {
@@ -31,6 +32,7 @@ struct workspace {
   matrix activated;       ///< [a block of rows, ffn_dim]
   matrix cosines, sines;  ///< [rows, rope_dim / 2]
   matrix lse;             ///< [num_heads, tokens of a sequence]
+  attention_memory attention;
   std::vector<placement> placements;
   std::vector<int> tokens;          ///< of the sequences that have a past
   std::vector<const void*> caches;  ///< to find one that is given twice

@@ -41,7 +41,7 @@ void run_analyze(const analyze_options& options) {
   check_gammas("--probe-gammas", options.plan.probe_gammas);
   const data_set data = read_rows(options.data.data);
   const prompt_template prompts = prompt_template::from_option(options.data.prompt_template);
-  const loaded_model model(options.model.model);
+  const loaded_model model(options.model.model, options.model.products());
   const analysis result = run_analysis(model, prompts, data, options.plan, options.model.threads);
   const std::string json = write_analysis(result);
   if (!options.output.empty()) write_file(options.output, json);

@@ -12,6 +12,7 @@
 #include "loaded_model.hpp"
 #include "options.hpp"
 #include "progress.hpp"
+#include "sampled_answers.hpp"
 #include "table.hpp"
 #include "zerotune/tuning/json_writer.hpp"
 #include "zerotune/tuning/splits.hpp"
@@ -30,6 +31,7 @@ struct evaluate_options {
   std::uint64_t seed = 1;
   index_t limit = 0;
   std::string predictions;
+  llama::sampler_options sampling;
 };
 
 ordered_json prediction(const data_row& row, const row_answer& answer) {
@@ -84,7 +86,7 @@ void run_evaluate(const evaluate_options& options) {
   if (options.limit > 0 && options.limit < static_cast<index_t>(examples.size()))
     examples.resize(static_cast<std::size_t>(options.limit));
 
-  const loaded_model model(options.model.model);
+  const loaded_model model(options.model.model, options.model.products());
   const requested_gamma gamma = read_gamma(model, options.gamma.gamma, options.gamma.profile);
   if (!gamma.template_text.empty() && gamma.template_text != prompts.text())
     std::fprintf(stderr, "warning: %s was tuned with another template\n",
@@ -96,6 +98,19 @@ void run_evaluate(const evaluate_options& options) {
   {
     progress bar("evaluate");
     answers = host.answer(gamma.table, examples, bar.callback());
+  }
+  if (options.sampling.temperature > 0) {
+    llama::sampler_options sampling = options.sampling;
+    sampling.seed = options.seed;
+    progress bar("drawing answers");
+    const std::vector<row_answer> drawn =
+        sample_answers(model.model, model.tokens, prompts, data,
+                       {.threads = options.model.threads, .shots = shots}, gamma.table, examples,
+                       sampling, bar.callback());
+    for (std::size_t i = 0; i < answers.size(); ++i) {
+      answers[i].result.generated = drawn[i].result.generated;
+      answers[i].continuation = drawn[i].continuation;
+    }
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -137,6 +152,12 @@ void run_evaluate(const evaluate_options& options) {
   json["prompt_tokens"] = host.mean_prompt_tokens();
   json["common_prefix"] = host.common_prefix();
   json["shots"] = options.shots;
+  json["compute"] = options.model.compute;
+  json["temperature"] = options.sampling.temperature;
+  if (options.sampling.temperature > 0) {
+    json["top_k"] = options.sampling.top_k;
+    json["top_p"] = options.sampling.top_p;
+  }
   json["seconds"] = seconds;
   if (options.model.json)
     std::printf("%s\n", json.dump(1).c_str());
@@ -165,7 +186,21 @@ void add_evaluate(CLI::App& program) {
                    "few-shot examples, taken from the data by --seed and not evaluated")
       ->check(CLI::Range(0, 1000))
       ->capture_default_str();
-  command->add_option("--seed", options->seed, "chooses the few-shot examples")
+  command
+      ->add_option("--temperature", options->sampling.temperature,
+                   "above 0: the generated score is that of one drawn answer a row; 0: greedy")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  command
+      ->add_option("--top-k", options->sampling.top_k, "draw among the k likeliest tokens, 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--top-p", options->sampling.top_p,
+                   "draw among the likeliest tokens that reach this share together")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command->add_option("--seed", options->seed, "chooses the few-shot examples, and the draws")
       ->capture_default_str();
   command->add_option("--limit", options->limit, "evaluate only this many rows, 0 for all")
       ->check(CLI::NonNegativeNumber)

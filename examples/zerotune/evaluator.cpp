@@ -8,6 +8,7 @@
 #include "failure.hpp"
 #include "llama/probability.hpp"
 #include "scoring.hpp"
+#include "table_order.hpp"
 
 namespace zerotune_cli {
 
@@ -19,14 +20,13 @@ namespace {
 constexpr std::size_t batch_rows = 16;
 constexpr std::size_t batch_tokens = 2048;
 
+// Tables that leave more than this share of the layers to be computed are evaluated in turn, which
+// runs the common prefix once per table rather than once per batch.
+constexpr double most_work = 0.95;
+
 const zerotune::quantities everything{.loglik = true, .generated = true, .entropy = true};
 
 }  // namespace
-
-struct host_evaluator::request {
-  zerotune::quantities wanted;
-  bool whole_continuation = false;
-};
 
 host_evaluator::host_evaluator(const llama::model& model, const llama::tokenizer& tokens,
                                const prompt_template& prompts, const data_set& data,
@@ -116,24 +116,57 @@ std::vector<row_answer> host_evaluator::run(const Policy& policy, std::span<cons
   return answers;
 }
 
-template <class Policy>
-void host_evaluator::run_batch(const Policy& policy, const llama::kv_cache* prefix,
-                               std::span<const index_t> examples, const request& wanted, worker& w,
-                               std::span<row_answer> answers) {
+std::vector<llama::sequence> host_evaluator::begin_batch(std::span<const index_t> examples,
+                                                         worker& w, std::vector<int>& last) const {
   while (w.caches.size() < examples.size()) w.caches.emplace_back(model_.config());
   std::vector<llama::sequence> sequences;
-  std::vector<int> last(examples.size());
+  last.resize(examples.size());
   for (std::size_t i = 0; i < examples.size(); ++i) {
     const prepared_row& row = rows_[static_cast<std::size_t>(examples[i])];
     llama::kv_cache& cache = w.caches[i];
     cache.truncate(0);
     cache.reserve(static_cast<std::int64_t>(row.prompt.size() + row.most_new_tokens));
-    if (prefix) cache.assign_prefix(*prefix, prefix->length());
     const std::span<const int> rest = std::span(row.prompt).subspan(prefix_.size());
     last[i] = static_cast<int>(rest.size()) - 1;
     sequences.push_back({rest, &cache, {&last[i], 1}});
   }
+  return sequences;
+}
+
+template <class Policy>
+void host_evaluator::run_batch(const Policy& policy, const llama::kv_cache* prefix,
+                               std::span<const index_t> examples, const request& wanted, worker& w,
+                               std::span<row_answer> answers) {
+  std::vector<int> last;
+  const std::vector<llama::sequence> sequences = begin_batch(examples, w, last);
+  if (prefix)
+    for (const llama::sequence& s : sequences) s.cache->assign_prefix(*prefix, prefix->length());
   llama::forward(model_, policy, sequences, w.space, w.prompt_logits);
+  finish_batch(policy, examples, wanted, w, answers);
+}
+
+template <class AnswersOf, class Report>
+void host_evaluator::run_tables(std::span<const zerotune::gamma_table> gammas,
+                                const table_order& order, std::span<const index_t> examples,
+                                const request& wanted, worker& w, const AnswersOf& answers_of,
+                                const Report& report) {
+  std::vector<int> last;
+  const std::vector<llama::sequence> sequences = begin_batch(examples, w, last);
+  if (w.prefix.empty()) w.prefix.emplace_back(model_.config());
+  const llama::sequence prefix{prefix_, &w.prefix.front(), {}};
+  if (!prefix_.empty())
+    for (const llama::sequence& s : sequences) s.cache->commit(prefix_);
+  const auto policy = [&](std::size_t i) { return policy_of(gammas[order.tables[i]]); };
+  llama::forward_each(model_, policy, order.shared, prefix_.empty() ? nullptr : &prefix, sequences,
+                      w.each_space, w.prompt_logits, [&](std::size_t i) {
+                        finish_batch(policy(i), examples, wanted, w, answers_of(order.tables[i]));
+                        report();
+                      });
+}
+
+template <class Policy>
+void host_evaluator::finish_batch(const Policy& policy, std::span<const index_t> examples,
+                                  const request& wanted, worker& w, std::span<row_answer> answers) {
   if (wanted.wanted.entropy)
     for (std::size_t i = 0; i < examples.size(); ++i)
       answers[i].result.entropy = llama::entropy(w.prompt_logits.row(static_cast<std::int64_t>(i)));
@@ -249,8 +282,6 @@ void host_evaluator::check(const zerotune::gamma_table& gamma) const {
   gamma.validate("host_evaluator");
 }
 
-namespace {
-
 std::vector<zerotune::example_result> results_of(std::vector<row_answer> answers) {
   std::vector<zerotune::example_result> results;
   results.reserve(answers.size());
@@ -258,13 +289,50 @@ std::vector<zerotune::example_result> results_of(std::vector<row_answer> answers
   return results;
 }
 
-}  // namespace
-
 std::vector<zerotune::example_result> host_evaluator::evaluate(
     const zerotune::gamma_table& gamma, std::span<const index_t> examples,
     const zerotune::quantities& wanted, const zerotune::progress_callback& progress) {
   check(gamma);
   return results_of(run(policy_of(gamma), examples, {wanted, false}, progress));
+}
+
+std::vector<std::vector<zerotune::example_result>> host_evaluator::evaluate_many(
+    std::span<const zerotune::gamma_table> gammas, std::span<const index_t> examples,
+    const zerotune::quantities& wanted, const zerotune::progress_callback& progress) {
+  for (const zerotune::gamma_table& gamma : gammas) check(gamma);
+  const table_order order = order_tables(gammas);
+  const auto total = static_cast<index_t>(gammas.size() * examples.size());
+  std::vector<std::vector<zerotune::example_result>> results;
+  if (order.work > most_work) {
+    for (const zerotune::gamma_table& gamma : gammas) {
+      const auto before = static_cast<index_t>(results.size() * examples.size());
+      zerotune::progress_callback part;
+      if (progress) part = [&](index_t done, index_t) { progress(before + done, total); };
+      results.push_back(evaluate(gamma, examples, wanted, part));
+    }
+    return results;
+  }
+  std::vector<std::vector<row_answer>> answers(gammas.size(),
+                                               std::vector<row_answer>(examples.size()));
+  const std::vector<std::span<const index_t>> parts = batches(examples);
+  index_t done = 0;
+  std::mutex reporting;
+  pool_.parallel_for(static_cast<index_t>(parts.size()), [&](index_t i) {
+    const std::span<const index_t> part = parts[static_cast<std::size_t>(i)];
+    const auto offset = static_cast<std::size_t>(part.data() - examples.data());
+    lease borrowed(*this);
+    run_tables(
+        gammas, order, part, {wanted, false}, borrowed.get(),
+        [&](std::size_t table) { return std::span(answers[table]).subspan(offset, part.size()); },
+        [&] {
+          if (!progress) return;
+          const std::lock_guard lock(reporting);
+          done += static_cast<index_t>(part.size());
+          progress(done, total);
+        });
+  });
+  for (std::vector<row_answer>& each : answers) results.push_back(results_of(std::move(each)));
+  return results;
 }
 
 std::vector<zerotune::example_result> host_evaluator::evaluate_untouched(
@@ -281,6 +349,6 @@ std::vector<row_answer> host_evaluator::answer(const zerotune::gamma_table& gamm
   return run(policy_of(gamma), examples, {everything, true}, progress);
 }
 
-static_assert(zerotune::evaluator<host_evaluator>);
+static_assert(zerotune::many_evaluator<host_evaluator>);
 
 }  // namespace zerotune_cli

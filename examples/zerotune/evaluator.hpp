@@ -18,6 +18,8 @@
 
 namespace zerotune_cli {
 
+struct table_order;
+
 /// An answer, and for those who want to read it the text that the model went on with.
 struct row_answer {
   zerotune::example_result result;
@@ -52,6 +54,14 @@ class host_evaluator {
                                                  std::span<const index_t> examples,
                                                  const zerotune::quantities& wanted,
                                                  const zerotune::progress_callback& progress);
+
+  /// The same examples under several tables, a result per table, bitwise those of evaluate().
+  /// Layers that tables have in common from the first on are computed once, where that saves much:
+  /// probing every head by itself costs about half.
+  /// @throws as evaluate()
+  std::vector<std::vector<zerotune::example_result>> evaluate_many(
+      std::span<const zerotune::gamma_table> gammas, std::span<const index_t> examples,
+      const zerotune::quantities& wanted, const zerotune::progress_callback& progress);
 
   /// The model without any modifier in its attention: what gamma = 1 must equal.
   std::vector<zerotune::example_result> evaluate_untouched(
@@ -97,6 +107,19 @@ class host_evaluator {
   void run_batch(const Policy& policy, const llama::kv_cache* prefix,
                  std::span<const index_t> examples, const request& wanted, worker& w,
                  std::span<row_answer> answers);
+  /// The prompts of a batch behind the common prefix, with empty caches. @param last  owns what
+  /// they ask for
+  std::vector<llama::sequence> begin_batch(std::span<const index_t> examples, worker& w,
+                                           std::vector<int>& last) const;
+  /// A batch under all tables; answers_of(table) says where to.
+  template <class AnswersOf, class Report>
+  void run_tables(std::span<const zerotune::gamma_table> gammas, const table_order& order,
+                  std::span<const index_t> examples, const request& wanted, worker& w,
+                  const AnswersOf& answers_of, const Report& report);
+  /// What is wanted of a batch whose prompts have run.
+  template <class Policy>
+  void finish_batch(const Policy& policy, std::span<const index_t> examples, const request& wanted,
+                    worker& w, std::span<row_answer> answers);
   template <class Policy>
   void score_choices(const Policy& policy, std::span<const index_t> examples, worker& w,
                      std::span<row_answer> answers);

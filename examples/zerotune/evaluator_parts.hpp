@@ -10,6 +10,7 @@
 
 #include "evaluator.hpp"
 #include "llama/backward.hpp"
+#include "llama/forward_each.hpp"
 #include "llama/workspace.hpp"
 #include "zerotune/policy/initial_token.hpp"
 
@@ -24,11 +25,18 @@ struct host_evaluator::prepared_row {
   std::size_t most_new_tokens = 0;
 };
 
+struct host_evaluator::request {
+  zerotune::quantities wanted;
+  bool whole_continuation = false;
+};
+
 /// One thread's memory.
 struct host_evaluator::worker {
   llama::workspace space;
   std::vector<llama::kv_cache> caches;  // one per row of a batch
-  llama::matrix prompt_logits;          // [rows of the batch, vocabulary]
+  std::vector<llama::kv_cache> prefix;  // one, of evaluate_many()
+  llama::forward_each_workspace each_space;
+  llama::matrix prompt_logits;  // [rows of the batch, vocabulary]
   llama::matrix logits;
   llama::backward_workspace backward_space;
 };
@@ -57,6 +65,8 @@ class host_evaluator::lease {
   host_evaluator& owner_;
   std::unique_ptr<worker> worker_;
 };
+
+std::vector<zerotune::example_result> results_of(std::vector<row_answer> answers);
 
 /// The policy of a gamma table, which must outlive it.
 inline auto policy_of(const zerotune::gamma_table& gamma) {

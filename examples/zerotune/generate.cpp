@@ -126,7 +126,7 @@ void run_under(const loaded_model& model, const Policy& policy, const generate_o
 void run_generate(const generate_options& options) {
   if (!options.chat && options.prompt.empty())
     throw usage_error("--prompt: expected a text (or --chat), got none");
-  const loaded_model model(options.model.model);
+  const loaded_model model(options.model.model, options.model.products());
   const zerotune::gamma_table gamma =
       read_gamma(model, options.gamma.gamma, options.gamma.profile).table;
   if (gamma.empty()) return run_under(model, llama::untouched{}, options);

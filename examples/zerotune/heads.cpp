@@ -217,7 +217,7 @@ void run_heads(const heads_options& options) {
   const std::vector<index_t> examples =
       zerotune::make_splits(labels, {.profile = rows, .search = 0, .test = 0}, options.seed)
           .profile;
-  const loaded_model model(options.model.model);
+  const loaded_model model(options.model.model, options.model.products());
   host_evaluator host(model.model, model.tokens, prompts, data, {.threads = options.model.threads});
   std::optional<measured_gradients> gradients;
   if (options.uses_gradient())

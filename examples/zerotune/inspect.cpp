@@ -62,7 +62,7 @@ std::vector<std::vector<double>> measure_sink_mass(const loaded_model& model,
 }
 
 void run_inspect(const inspect_options& options) {
-  const loaded_model model(options.model.model);
+  const loaded_model model(options.model.model, options.model.products());
   const llama::model_config& config = model.model.config();
   zerotune::model_description description = model.describe();
   if (options.hash) description.file_hash = model.file.file_hash();
@@ -81,7 +81,9 @@ void run_inspect(const inspect_options& options) {
     json["ffn_dim"] = config.ffn_dim;
     json["context_length"] = config.context_length;
     json["vocabulary_size"] = config.vocabulary_size;
-    json["instructions"] = llama::instruction_set();
+    json["instructions"] = zerotune::name_of(llama::instruction_set());
+    json["cpu_instructions"] = zerotune::name_of(zerotune::best_instruction_set());
+    json["products"] = name_of(model.products);
     json["initial_token"] = initial;
     json["prompt_tokens"] = tokens.size();
     json["sink_mass"] = mass;
@@ -98,8 +100,10 @@ void run_inspect(const inspect_options& options) {
               config.vocabulary_size);
   std::printf("vocabulary    sha256 %s\n", description.vocabulary_hash.c_str());
   if (options.hash) std::printf("file          sha256 %s\n", description.file_hash.c_str());
-  std::printf("instructions  %s (%s)\n\n", std::string(llama::instruction_set()).c_str(),
-              ZEROTUNE_ABI_NAME);
+  std::printf("instructions  %s in use, the CPU has %s\n",
+              zerotune::name_of(llama::instruction_set()),
+              zerotune::name_of(zerotune::best_instruction_set()));
+  std::printf("products      %s\n\n", std::string(name_of(model.products)).c_str());
   std::printf("Sink mass: mean attention to the initial token \"%s\" over %zu tokens\n",
               initial.c_str(), tokens.size());
   std::vector<std::vector<std::string>> rows{{"layer"}};

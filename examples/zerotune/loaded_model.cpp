@@ -8,14 +8,22 @@
 
 #include "failure.hpp"
 #include "files.hpp"
+#include "llama/cpu.hpp"
 #include "llama/ggml_type.hpp"
 #include "zerotune/policy/limits.hpp"
 #include "zerotune/tuning/json.hpp"
 
 namespace zerotune_cli {
 
-loaded_model::loaded_model(const std::string& path)
-    : file(path), tokens(llama::tokenizer::from_gguf(file)), model(llama::model::from_gguf(file)) {}
+loaded_model::loaded_model(const std::string& path, llama::gemm_kind kind)
+    : file(path),
+      tokens(llama::tokenizer::from_gguf(file)),
+      model(llama::model::from_gguf(file, kind)),
+      products(kind) {}
+
+std::string loaded_model::arithmetic() const {
+  return std::string(name_of(products)) + " " + zerotune::name_of(llama::instruction_set());
+}
 
 zerotune::model_description loaded_model::describe() const {
   const llama::model_config& config = model.config();

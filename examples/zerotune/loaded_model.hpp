@@ -17,12 +17,16 @@ struct loaded_model {
   llama::gguf_file file;
   llama::tokenizer tokens;
   llama::model model;
+  llama::gemm_kind products;  ///< who multiplies
 
   /// @throws llama::format_error, std::system_error naming the file
-  explicit loaded_model(const std::string& path);
+  ///         std::invalid_argument if this build or CPU has not got such products
+  explicit loaded_model(const std::string& path, llama::gemm_kind products = llama::default_gemm());
 
   /// Without the file's hash, which takes seconds for a large file.
   zerotune::model_description describe() const;
+  /// What the bits of a result depend on beside the file: products and instruction set.
+  std::string arithmetic() const;
 };
 
 /// The element type that most of the file's bytes are in, such as "q4_1"; empty without tensors.

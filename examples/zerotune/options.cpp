@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "failure.hpp"
+
 namespace zerotune_cli {
 
 int model_options::default_threads() {
@@ -17,7 +19,21 @@ void model_options::add(CLI::App& command, bool runs) {
       .add_option("--threads", threads, "threads; the results are the same for any number of them")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
+  command
+      .add_option("--compute", compute,
+                  "fp32, or bf16: matrix products with weights and inputs rounded to bfloat16, "
+                  "sums in float")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
   command.add_flag("--json", json, "print one JSON object instead of text");
+}
+
+llama::gemm_kind model_options::products() const {
+  if (compute == "fp32") return llama::default_gemm();
+  const auto kind = llama::gemm_kind::onednn_bf16;
+  if (!llama::is_available(kind))
+    throw usage_error("--compute bf16: " + llama::why_unavailable(kind));
+  return kind;
 }
 
 void data_options::add(CLI::App& command) {

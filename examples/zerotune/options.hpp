@@ -6,17 +6,22 @@
 #include <cstdint>
 #include <string>
 
+#include "llama/gemm.hpp"
+
 namespace zerotune_cli {
 
 /// What every command that runs a model takes.
 struct model_options {
   std::string model;
+  std::string compute = "fp32";
   int threads = default_threads();
   bool json = false;
 
   static int default_threads();
-  /// Adds --model; --threads and --json if wanted.
+  /// Adds --model; --compute, --threads and --json if wanted.
   void add(CLI::App& command, bool runs = true);
+  /// What --compute asks for. @throws usage_error if this build or CPU has not got it
+  llama::gemm_kind products() const;
 };
 
 /// Labelled examples and how a prompt is made of them.

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // zerotune tune: finds a gamma table for a task and says what it brought on rows never looked at.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <optional>
 
 #include "failure.hpp"
 #include "files.hpp"
-#include "llama/cpu.hpp"
 #include "llama/sha256.hpp"
 #include "loaded_model.hpp"
 #include "options.hpp"
@@ -28,14 +28,38 @@ struct tune_options {
   zerotune::split_sizes sizes;
   std::uint64_t seed = 1;
   index_t controls = 0;
+  index_t shots = 0;
 };
 
+std::string ids_of(const std::vector<data_row>& rows) {
+  std::string ids;
+  for (const data_row& row : rows) ids += (ids.empty() ? "" : ",") + row.id;
+  return ids;
+}
+
 // What a journal must agree on: all that answers and gradients depend on but table and row.
-std::string journal_subject(const loaded_model& model, const tune_options& options,
+std::string journal_subject(const loaded_model& model, const tuning_plan& plan,
                             const prompt_template& prompts) {
-  return "model " + model.file.file_hash() + ", data " +
-         llama::sha256::of(read_file(options.data.data, std::size_t{1} << 30)) + ", template " +
-         llama::sha256::of(prompts.text()) + ", " + std::string(llama::instruction_set());
+  return "model " + model.file.file_hash() + ", data " + plan.data_hash + ", template " +
+         llama::sha256::of(prompts.text()) + ", " + model.arithmetic() +
+         (plan.shots.empty() ? "" : ", shots " + plan.shots);
+}
+
+// Moves the examples for the prompts out of the data, so that no row is its own example. They are
+// the ones that evaluate takes with the same seed.
+std::vector<data_row> take_shots(data_set& data, index_t count, std::uint64_t seed) {
+  if (count == 0) return {};
+  data.require_labels("--shots");
+  if (count >= static_cast<index_t>(data.rows.size()))
+    throw usage_error(data.name + ": --shots: expected fewer than the " +
+                      std::to_string(data.rows.size()) + " rows, got " + std::to_string(count));
+  std::vector<index_t> chosen = zerotune::stratified_order(data.labels(), seed);
+  chosen.resize(static_cast<std::size_t>(count));
+  std::vector<data_row> shots;
+  for (const index_t row : chosen) shots.push_back(data.rows[static_cast<std::size_t>(row)]);
+  std::sort(chosen.rbegin(), chosen.rend());
+  for (const index_t row : chosen) data.rows.erase(data.rows.begin() + row);
+  return shots;
 }
 
 void check(const tune_options& options) {
@@ -48,17 +72,21 @@ void check(const tune_options& options) {
 void run_tune(const tune_options& options) {
   check(options);
   constexpr bool differentiable = zerotune::differentiable_evaluator<host_evaluator>;
-  tuning_plan plan{
-      options.search.method, options.search.options(options.probe, options.seed, differentiable),
-      options.sizes,         options.seed,
-      options.controls,      nullptr};
-  const data_set data = read_rows(options.data.data);
+  tuning_plan plan{options.search.method,
+                   options.search.options(options.probe, options.seed, differentiable),
+                   options.sizes, options.seed, options.controls};
+  data_set data = read_rows(options.data.data);
+  plan.data_hash = llama::sha256::of(read_file(options.data.data, std::size_t{1} << 30));
+  const std::vector<data_row> shots = take_shots(data, options.shots, options.seed);
+  plan.shots = ids_of(shots);
   const prompt_template prompts = prompt_template::from_option(options.data.prompt_template);
-  const loaded_model model(options.model.model);
-  host_evaluator host(model.model, model.tokens, prompts, data, {.threads = options.model.threads});
+  const loaded_model model(options.model.model, options.model.products());
+  plan.arithmetic = model.arithmetic();
+  host_evaluator host(model.model, model.tokens, prompts, data,
+                      {.threads = options.model.threads, .shots = shots});
   std::optional<tuning_journal> journal;
   if (!options.journal.empty())
-    plan.journal = &journal.emplace(options.journal, journal_subject(model, options, prompts));
+    plan.journal = &journal.emplace(options.journal, journal_subject(model, plan, prompts));
   tuning_outcome outcome = run_tuning(host, data, plan);
   outcome.result.model = model.describe();
   outcome.result.model.file_hash = model.file.file_hash();
@@ -103,6 +131,12 @@ void add_tune(CLI::App& program) {
       ->capture_default_str();
   command->add_option("--test-rows", options->sizes.test, "rows to judge the result on, read once")
       ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--shots", options->shots,
+                   "few-shot examples before every prompt, taken from the data by --seed; they are "
+                   "in no split")
+      ->check(CLI::Range(0, 1000))
       ->capture_default_str();
   command->add_option("--seed", options->seed, "of the splits, minibatches, intervals and controls")
       ->capture_default_str();

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -144,6 +145,46 @@ TEST(Elementwise, BitsDoNotDependOnTheAddress) {
     if (shift == 0) continue;
     EXPECT_EQ(y, z) << shift;
   }
+}
+
+TEST(Add, AddsEveryElement) {
+  for (const std::size_t length : {1u, 16u, 33u}) {
+    const std::vector<float> from = wave(length, 2.0f), before = wave(length, 0.5f);
+    std::vector<float> to = before;
+    llama::add(from, to);
+    for (std::size_t i = 0; i < length; ++i) EXPECT_EQ(to[i], before[i] + from[i]);
+  }
+}
+
+TEST(Round, IsBfloat16TiesToEven) {
+  const std::vector<float> values{1.0f,
+                                  0x1.01p0f,      // half way: to the even neighbour below
+                                  0x1.03p0f,      // half way: to the one above
+                                  0x1.010002p0f,  // beyond half way
+                                  -0x1.03p0f,
+                                  0.0f,
+                                  -0.0f,
+                                  0x1.fffffep127f,  // rounds to infinity
+                                  std::numeric_limits<float>::infinity()};
+  const std::vector<float> expected{1.0f,
+                                    1.0f,
+                                    0x1.04p0f,
+                                    0x1.02p0f,
+                                    -0x1.04p0f,
+                                    0.0f,
+                                    -0.0f,
+                                    std::numeric_limits<float>::infinity(),
+                                    std::numeric_limits<float>::infinity()};
+  std::vector<zerotune::bfloat16> rounded(values.size());
+  llama::round(values, rounded);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    EXPECT_EQ(static_cast<float>(rounded[i]), expected[i]) << i;
+    EXPECT_EQ(std::signbit(static_cast<float>(rounded[i])), std::signbit(expected[i])) << i;
+  }
+  // A NaN whose upper bits alone would be infinity.
+  const std::vector<float> nan{std::bit_cast<float>(0x7f800001u)};
+  llama::round(nan, rounded);
+  EXPECT_TRUE(std::isnan(static_cast<float>(rounded[0])));
 }
 
 }  // namespace

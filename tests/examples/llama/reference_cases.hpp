@@ -52,6 +52,7 @@ inline zerotune::gamma_table table_of(const json& written, int layers, int heads
 /// How far a model is from the reference.
 struct deviation {
   double log_probability = 0.0, entropy = 0.0;
+  double sum = 0.0;  ///< of the differences of log-probabilities
   int num_values = 0, wrong_argmax = 0;
 };
 
@@ -78,6 +79,7 @@ void compare(const model& m, Policy&& policy, const std::vector<int>& tokens, co
       const double expected = std::stod(row["logprobs"].items.at(i).text);
       const double difference = std::abs(log_probability(values, expected_tokens[i]) - expected);
       worst.log_probability = std::max(worst.log_probability, difference);
+      worst.sum += difference;
       ++worst.num_values;
     }
     if (std::stod(row["margin"].text) > 2 * tolerance && argmax(values) != row["argmax"].integer())
@@ -111,8 +113,9 @@ inline void expect_reference(const model& m, const json& reference, double toler
     ::testing::Test::RecordProperty("max_difference_" + name,
                                     std::to_string(worst.log_probability));
     if (environment_path("ZEROTUNE_TEST_VERBOSE") != "")
-      std::printf("%-12s %6d values, max |d log p| %.2e, |d entropy| %.2e\n", name.c_str(),
-                  worst.num_values, worst.log_probability, worst.entropy);
+      std::printf("%-12s %6d values, |d log p| mean %.2e max %.2e, |d entropy| %.2e\n",
+                  name.c_str(), worst.num_values, worst.sum / worst.num_values,
+                  worst.log_probability, worst.entropy);
   }
 }
 

@@ -4,13 +4,16 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <sstream>
 #include <string>
 
+#include "llama/gemm.hpp"
 #include "scratch.hpp"
 #include "support/errors.hpp"
+#include "zerotune/core/instruction_set.hpp"
 #include "zerotune/tuning/json.hpp"
 
 namespace {
@@ -114,6 +117,48 @@ TEST_F(command_line, inspect_says_what_the_model_is) {
   EXPECT_EQ(json.at("sink_mass").size(), json.at("layers").get<std::size_t>());
   EXPECT_EQ(json.at("sink_mass").at(0).size(), 14u);
   EXPECT_EQ(run({"inspect", "--model", model_}).status, 0);
+  const char* const forced = std::getenv(zerotune::instruction_set_variable);
+  EXPECT_EQ(json.at("instructions"), zerotune::name_of(zerotune::allowed_instruction_set()));
+  EXPECT_EQ(json.at("cpu_instructions"), zerotune::name_of(zerotune::best_instruction_set()));
+  if (forced) return;
+  // The same program with less: the answer is the same within rounding, and it says so.
+  for (const zerotune::instruction_set set : zerotune::instruction_sets) {
+    if (!zerotune::is_supported(set)) break;
+    setenv(zerotune::instruction_set_variable, zerotune::name_of(set), 1);
+    const outcome other = run({"inspect", "--model", model_, "--json"});
+    ASSERT_EQ(other.status, 0) << other.err;
+    const nlohmann::json lower = nlohmann::json::parse(other.out);
+    EXPECT_EQ(lower.at("instructions"), zerotune::name_of(set));
+    for (std::size_t layer = 0; layer < json.at("sink_mass").size(); ++layer)
+      for (std::size_t head = 0; head < 14; ++head)
+        EXPECT_NEAR(lower.at("sink_mass")[layer][head].get<double>(),
+                    json.at("sink_mass")[layer][head].get<double>(), 1e-3);
+  }
+  setenv(zerotune::instruction_set_variable, "sse9", 1);
+  const outcome unknown = run({"inspect", "--model", model_});
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_TRUE(mentions(unknown.err, {zerotune::instruction_set_variable, "sse9", "baseline"}));
+  unsetenv(zerotune::instruction_set_variable);
+}
+
+TEST_F(command_line, compute_bf16_runs_or_says_why_not) {
+  const std::vector<std::string> wanted{"evaluate",   "--model", model_,   "--data",    data_,
+                                        "--template", "{text}",  "--json", "--compute", "bf16"};
+  if (!llama::is_available(llama::gemm_kind::onednn_bf16)) {
+    const outcome refused = run(wanted);
+    EXPECT_EQ(refused.status, 2);
+    EXPECT_TRUE(mentions(refused.err, {"--compute bf16"}));
+    return;
+  }
+  const outcome bf16 = run(wanted);
+  ASSERT_EQ(bf16.status, 0) << bf16.err;
+  EXPECT_EQ(nlohmann::json::parse(bf16.out).at("compute"), "bf16");
+  if (std::getenv(zerotune::instruction_set_variable)) return;
+  setenv(zerotune::instruction_set_variable, "baseline", 1);
+  const outcome refused = run(wanted);
+  unsetenv(zerotune::instruction_set_variable);
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_TRUE(mentions(refused.err, {"--compute bf16", zerotune::instruction_set_variable}));
 }
 
 TEST_F(command_line, generate_is_repeatable_and_gamma_one_changes_nothing) {
@@ -203,6 +248,32 @@ TEST_F(command_line, heads_compares_its_methods) {
             1.0);
 }
 
+// Draws depend on seed and row alone. With the single likeliest token they are the greedy answers,
+// which come from another piece of code.
+TEST_F(command_line, evaluate_draws_answers_repeatably) {
+  const auto predictions = [&](const std::string& name, std::vector<std::string> more) {
+    more.insert(more.begin(), {"evaluate", "--limit", "8", "--predictions", folder_.file(name)});
+    const outcome result = run_on_data(more);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return folder_.read(name);
+  };
+  const std::string greedy = predictions("g", {});
+  EXPECT_EQ(predictions("k", {"--temperature", "1", "--top-k", "1"}), greedy);
+  const std::vector<std::string> hot{"--temperature", "2", "--seed", "5"};
+  const std::string drawn = predictions("h", hot);
+  EXPECT_NE(drawn, greedy);
+  std::vector<std::string> threads = hot;
+  threads.insert(threads.end(), {"--threads", "3"});
+  EXPECT_EQ(predictions("t", threads), drawn);
+  EXPECT_NE(predictions("s", {"--temperature", "2", "--seed", "6"}), drawn);
+  // A row's draws do not depend on how many rows there are.
+  std::vector<std::string> few{"evaluate", "--limit", "3", "--predictions", folder_.file("f")};
+  few.insert(few.end(), hot.begin(), hot.end());
+  EXPECT_EQ(run_on_data(few).status, 0);
+  EXPECT_EQ(drawn.substr(0, folder_.read("f").size()), folder_.read("f"));
+  EXPECT_NE(run_on_data({"evaluate", "--temperature", "1", "--top-p", "0"}).status, 0);
+}
+
 TEST_F(command_line, tune_writes_a_profile_that_evaluate_and_generate_take) {
   const outcome result = tune("p.json", {"--method", "paper", "--controls", "1"});
   ASSERT_EQ(result.status, 0) << result.err;
@@ -223,6 +294,33 @@ TEST_F(command_line, tune_writes_a_profile_that_evaluate_and_generate_take) {
                  folder_.file("p.json")})
                 .status,
             0);
+}
+
+// The examples stand in every prompt, so none of them may be a row that is learned from or tested.
+TEST_F(command_line, tune_takes_shots_out_of_the_splits) {
+  ASSERT_EQ(tune("none.json", {"--method", "uniform"}).status, 0);
+  const outcome result = tune(
+      "two.json", {"--method", "uniform", "--shots", "2", "--journal", folder_.file("journal")});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const zerotune::tuning_profile none = zerotune::read_profile(folder_.read("none.json"));
+  const zerotune::tuning_profile two = zerotune::read_profile(folder_.read("two.json"));
+  const auto shots_of = [](const zerotune::tuning_profile& profile) {
+    for (const zerotune::profile_setting& setting : profile.settings)
+      if (setting.name == "shots") return setting.value;
+    return std::string("no such setting");
+  };
+  EXPECT_EQ(shots_of(none), "");
+  const std::string shots = shots_of(two);
+  ASSERT_EQ(std::count(shots.begin(), shots.end(), ','), 1) << shots;
+  for (const auto* split : {&two.splits->profile, &two.splits->search, &two.splits->test})
+    for (const std::string& id : *split)
+      EXPECT_EQ(("," + shots + ",").find("," + id + ","), std::string::npos) << id;
+  // A journal of other prompts is refused, and so are more examples than rows.
+  const outcome other =
+      tune("o.json", {"--method", "uniform", "--journal", folder_.file("journal")});
+  EXPECT_EQ(other.status, 2);
+  EXPECT_TRUE(mentions(other.err, {"journal"}));
+  EXPECT_TRUE(mentions(tune("o.json", {"--shots", "30"}).err, {"--shots", "30"}));
 }
 
 TEST_F(command_line, tune_is_the_same_for_any_number_of_threads) {

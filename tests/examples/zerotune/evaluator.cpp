@@ -18,6 +18,7 @@
 #include "zerotune/loaded_model.hpp"
 #include "zerotune/policy/initial_token.hpp"
 #include "zerotune/scoring.hpp"
+#include "zerotune/table_order.hpp"
 
 namespace {
 
@@ -113,6 +114,49 @@ TEST_F(host, answers_are_the_same_bits_for_any_threads_and_slices) {
   EXPECT_EQ(three->evaluate(some_gamma(), rows_, all, {}), one);
   const auto part = three->evaluate(some_gamma(), std::span(rows_).subspan(11, 9), all, {});
   EXPECT_TRUE(std::equal(part.begin(), part.end(), one.begin() + 11));
+}
+
+// Tables of a probe, among them the untouched one, and one that shares nothing.
+TEST_F(host, many_tables_give_the_bits_of_each) {
+  std::vector<gamma_table> tables;
+  const auto& config = model().model.config();
+  for (int layer = 0; layer < config.num_layers; ++layer)
+    for (const int head : {0, 3, config.num_heads - 1}) {
+      tables.emplace_back(config.num_layers, config.num_heads);
+      tables.back()(layer, head) = 2.0f;
+    }
+  tables.emplace_back(config.num_layers, config.num_heads);
+  tables.push_back(some_gamma());
+  tables.push_back(tables.front());
+  ASSERT_LT(order_tables(tables).work, 0.9);
+  const zerotune::quantities all;
+  for (const int threads : {1, 3}) {
+    const auto evaluator = make(threads);
+    index_t last = 0;
+    const auto found =
+        evaluator->evaluate_many(tables, rows_, all, [&](index_t done, index_t total) {
+          EXPECT_GT(done, last);
+          EXPECT_EQ(total, static_cast<index_t>(tables.size()) * 37);
+          last = done;
+        });
+    EXPECT_EQ(last, static_cast<index_t>(tables.size()) * 37);
+    ASSERT_EQ(found.size(), tables.size());
+    for (std::size_t i = 0; i < tables.size(); ++i)
+      EXPECT_EQ(found[i], evaluator->evaluate(tables[i], rows_, all, {})) << "table " << i;
+  }
+}
+
+TEST_F(host, many_tables_without_a_common_prefix_give_the_bits_of_each) {
+  const prompt_template prompts{"{text}", "t"};
+  host_evaluator evaluator(model().model, model().tokens, prompts, data_, {.threads = 2});
+  ASSERT_EQ(evaluator.common_prefix(), 0);
+  const auto& config = model().model.config();
+  std::vector<gamma_table> tables(3, gamma_table(config.num_layers, config.num_heads));
+  tables[1](config.num_layers - 1, 2) = 4.0f;
+  tables[2](config.num_layers - 1, 3) = 0.0f;
+  const auto found = evaluator.evaluate_many(tables, rows_, {}, {});
+  for (std::size_t i = 0; i < tables.size(); ++i)
+    EXPECT_EQ(found[i], evaluator.evaluate(tables[i], rows_, {}, {})) << "table " << i;
 }
 
 TEST_F(host, gamma_one_is_the_untouched_model) {
