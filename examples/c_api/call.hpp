@@ -13,7 +13,7 @@
 #include "zerotune/policy/masks.hpp"
 #include "zerotune/policy/softcap.hpp"
 
-namespace zt_c {
+namespace capi {
 
 namespace impl = zerotune::impl;
 using zerotune::index_t;
@@ -132,6 +132,8 @@ class call {
     p->softmax_scale = o.softmax_scale != 0.0f ? static_cast<double>(o.softmax_scale)
                                                : 1 / std::sqrt(static_cast<double>(head_dim));
     p->min_d = o.min_d != 0.0f ? static_cast<double>(o.min_d) : 1e-3;
+    const zerotune::attention_plan plan = zerotune::plan_attention();
+    p->score_bytes = plan.score_bytes, p->task_bytes = plan.task_bytes;
     p->softcap = o.softcap;
     p->causal = o.causal != 0;
     p->window = o.window;
@@ -190,4 +192,4 @@ class call {
   std::vector<piece> memory_;
 };
 
-}  // namespace zt_c
+}  // namespace capi

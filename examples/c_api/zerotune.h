@@ -93,9 +93,10 @@ ZT_API int zt_correct_output(zt_tensor* out, zt_tensor* lse, const zt_tensor* q,
 /* What went wrong in this thread's last call; "" if nothing did. Valid until its next call. */
 ZT_API const char* zt_last_error(void);
 
-/* The instruction set in use: "baseline", "avx2" or "avx512". The environment variable
- * ZEROTUNE_INSTRUCTION_SET, read once, forces a lower one; if it names one that is unknown or that
- * this machine lacks, the result is NULL and every call fails with ZT_INVALID_ARGUMENT. */
+/* The instruction set in use: "baseline", "avx2" or "avx512"; "avx512_bf16" or "amx_bf16" where
+ * bfloat16 has kernels for it. The environment variable ZEROTUNE_INSTRUCTION_SET, read once, forces
+ * a lower one; if it names one that is unknown or that this machine lacks, the result is NULL and
+ * every call fails with ZT_INVALID_ARGUMENT. */
 ZT_API const char* zt_instruction_set(void);
 
 #ifdef __cplusplus

@@ -2,6 +2,7 @@
 // The front of the C interface: checks, threads, and exceptions turned into codes.
 #include <atomic>
 #include <cstdio>
+#include <memory>
 #include <optional>
 
 #include "call.hpp"
@@ -9,7 +10,7 @@
 
 namespace {
 
-using namespace zt_c;
+using namespace capi;
 
 thread_local char last_error[512] = "";
 
@@ -20,6 +21,7 @@ template <class Body>
 int guarded(const Body& body) noexcept {
   set_error("");
   try {
+    current_name();  // throws where the environment asks for what is not there
     body();
     return 0;
   } catch (const std::invalid_argument& e) {
@@ -36,35 +38,94 @@ int guarded(const Body& body) noexcept {
   return ZT_OTHER_ERROR;
 }
 
-/// Runs an operation on the blocks [heads, rows] of every batch entry. Workers take one block after
-/// the other; each has scratch memory of its own. Returns the sum of the results.
-std::int64_t run_blocks(const operation& op, const problem& p, std::int32_t threads, index_t heads,
-                        index_t rows, index_t rows_per_block) {
-  const index_t blocks = (rows + rows_per_block - 1) / rows_per_block;
-  const index_t count = p.batch * heads * blocks;
-  if (count == 0) return 0;
+/// Runs an operation. Workers take one task after the other; each has scratch memory of its own.
+/// Returns the sum of the results.
+std::int64_t run(const operation& op, const problem& p, std::int32_t threads) {
   const index_t wanted = threads > 1 ? threads : 1;
-  const index_t workers = wanted < count ? wanted : count;
-  const index_t scratch = op.scratch(p);
-  if (scratch < 0 || scratch > (index_t{1} << 48) / workers) throw std::bad_alloc();
-  const std::unique_ptr<double[]> memory(new double[static_cast<std::size_t>(workers * scratch)]);
+  const work w = op.plan(p, wanted == 1 ? 1 : 4 * wanted);
+  if (w.tasks == 0) return 0;
+  const index_t workers = wanted < w.tasks ? wanted : w.tasks;
+  constexpr index_t line = 64, most = index_t{1} << 48;
+  if (w.scratch_bytes < 0 || w.scratch_bytes > most / workers) throw std::bad_alloc();
+  const index_t slot = (w.scratch_bytes + line - 1) / line * line;
+  const std::unique_ptr<std::byte[]> memory(
+      new std::byte[static_cast<std::size_t>(workers * slot + line)]);
+  std::byte* const first =
+      memory.get() + (line - reinterpret_cast<std::intptr_t>(memory.get()) % line);
   std::atomic<index_t> next{0};
   std::atomic<std::int64_t> total{0};
-  const auto work = [&](index_t worker) {
-    for (index_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      const index_t first = i % blocks * rows_per_block;
-      const index_t last = first + rows_per_block < rows ? first + rows_per_block : rows;
-      total += op.run(p, {i / blocks / heads, i / blocks % heads, first, last},
-                      memory.get() + worker * scratch);
-    }
+  const auto work_off = [&](index_t worker) {
+    for (index_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < w.tasks;)
+      total += op.run(p, w, i, first + worker * slot);
   };
   if (workers == 1) {
-    work(0);
+    work_off(0);
   } else {
     zerotune::thread_pool pool(static_cast<int>(workers));
-    pool.parallel_for(workers, work);
+    pool.parallel_for(workers, work_off);
   }
   return total;
+}
+
+/// Memory of a call's own for a tensor, row-major, in another element type.
+class copy {
+ public:
+  copy(const zt_tensor& like, std::int32_t dtype) : tensor_(like) {
+    const index_t* const n = like.shape;
+    index_t bytes = dtype == 1 ? 8 : 4;
+    for (std::size_t i = 4; i-- > 0;) {
+      tensor_.strides[i] = i == 3 ? 1 : tensor_.strides[i + 1] * n[i + 1];
+      if (__builtin_mul_overflow(bytes, n[i], &bytes)) throw std::bad_alloc();
+    }
+    memory_.reset(new std::byte[static_cast<std::size_t>(bytes)]);
+    tensor_.data = memory_.get();
+    tensor_.dtype = dtype;
+  }
+  const zt_tensor& tensor() const { return tensor_; }
+
+ private:
+  zt_tensor tensor_;
+  std::unique_ptr<std::byte[]> memory_;
+};
+
+/// to = from, of the same shape.
+void convert(const zt_tensor& from, const zt_tensor& to, std::int32_t threads) {
+  problem p{};
+  p.q = from, p.out = to;
+  p.batch = from.shape[0], p.num_heads = from.shape[1], p.q_len = from.shape[2];
+  run(sums_for(from.dtype).convert, p, threads);
+}
+
+/// Calls body(float&, double&) for every element of an LSE in float32 and its copy in float64.
+template <class Body>
+void for_each_lse(const zt_tensor& narrow, const zt_tensor& wide, const Body& body) {
+  auto* to = static_cast<double*>(wide.data);
+  for (index_t b = 0; b < narrow.shape[0]; ++b)
+    for (index_t h = 0; h < narrow.shape[1]; ++h)
+      for (index_t i = 0; i < narrow.shape[2]; ++i)
+        body(
+            static_cast<float*>(
+                narrow.data)[b * narrow.strides[0] + h * narrow.strides[1] + i * narrow.strides[2]],
+            *to++);
+}
+
+/// Attention of a checked call, with copies of what its kernel does not take as it is.
+void run_attention(problem p, std::int32_t threads) {
+  if (p.batch == 0 || p.num_heads == 0 || p.q_len == 0) return;
+  const type_kernels& use = kernels_for(p.k.dtype);
+  const bool as_it_is = p.q.dtype == p.k.dtype && p.out.dtype == p.k.dtype;
+  const std::int32_t sums = p.k.dtype == 1 ? 1 : 0, taken = as_it_is ? p.k.dtype : sums;
+  const zt_tensor out = p.out, lse = p.lse;
+  std::optional<copy> q_copy, out_copy, lse_copy;
+  if (p.q.dtype != taken) {
+    convert(p.q, q_copy.emplace(p.q, taken).tensor(), threads);
+    p.q = q_copy->tensor();
+  }
+  if (out.dtype != taken) p.out = out_copy.emplace(out, taken).tensor();
+  if (lse.data && lse.dtype != sums) p.lse = lse_copy.emplace(lse, sums).tensor();
+  run(use.attention, p, threads);
+  if (out_copy) convert(p.out, out, threads);
+  if (lse_copy) for_each_lse(lse, p.lse, [](float& to, double x) { to = static_cast<float>(x); });
 }
 
 constexpr const char* query_rows[4] = {"batch", "num_heads", "q_len", "1"};
@@ -79,7 +140,6 @@ int zt_attention(const zt_tensor* q, const zt_tensor* k, const zt_tensor* v, zt_
                  zt_tensor* lse, const zt_options* given) {
   return guarded([&] {
     constexpr const char* function = "zt_attention";
-    const kernels& use = current_kernels();
     const zt_options options = read_options(function, given);
     call c(function);
     problem p{};
@@ -92,7 +152,7 @@ int zt_attention(const zt_tensor* q, const zt_tensor* k, const zt_tensor* v, zt_
     }
     c.check_disjoint();
     c.check_options(&p, options, p.q.shape[3]);
-    run_blocks(use.attention, p, options.threads, p.num_heads, p.q_len, block_rows);
+    run_attention(p, options.threads);
   });
 }
 
@@ -102,7 +162,6 @@ int zt_attention_backward(const zt_tensor* q, const zt_tensor* k, const zt_tenso
                           const zt_options* given) {
   return guarded([&] {
     constexpr const char* function = "zt_attention_backward";
-    const kernels& use = current_kernels();
     const zt_options options = read_options(function, given);
     call c(function);
     problem p{};
@@ -126,26 +185,19 @@ int zt_attention_backward(const zt_tensor* q, const zt_tensor* k, const zt_tenso
     p.d_log_gamma = d_log_gamma;
 
     // Sums in float64 take the LSE as float64.
-    std::vector<double> wide;
+    std::optional<copy> wide;
     if (p.k.dtype == 1 && p.lse.dtype == 0) {
-      const index_t heads = p.num_heads, rows = p.q_len;
-      wide.reserve(static_cast<std::size_t>(p.batch * heads * rows));
-      for (index_t b = 0; b < p.batch; ++b)
-        for (index_t h = 0; h < heads; ++h)
-          for (index_t i = 0; i < rows; ++i)
-            wide.push_back(static_cast<double>(static_cast<const float*>(
-                p.lse.data)[b * p.lse.strides[0] + h * p.lse.strides[1] + i * p.lse.strides[2]]));
-      p.lse.data = wide.data();
-      p.lse.strides[0] = heads * rows, p.lse.strides[1] = rows, p.lse.strides[2] = 1;
+      const zt_tensor narrow = p.lse;
+      p.lse = wide.emplace(narrow, 1).tensor();
+      for_each_lse(narrow, p.lse, [](float x, double& to) { to = static_cast<double>(x); });
     }
-    run_blocks(use.backward, p, options.threads, p.num_kv_heads, 1, 1);
+    run(sums_for(p.k.dtype).backward, p, options.threads);
   });
 }
 
 int zt_rescale_weights(zt_tensor* weights, const zt_options* given) {
   return guarded([&] {
     constexpr const char* function = "zt_rescale_weights";
-    const kernels& use = current_kernels();
     const zt_options options = read_options(function, given);
     call c(function);
     problem p{};
@@ -154,7 +206,7 @@ int zt_rescale_weights(zt_tensor* weights, const zt_options* given) {
     p.batch = p.weights.shape[0], p.num_heads = p.weights.shape[1];
     p.q_len = p.weights.shape[2], p.kv_len = p.weights.shape[3];
     c.check_options(&p, options, 1);
-    run_blocks(use.rescale, p, options.threads, p.num_heads, p.q_len, block_rows);
+    run(kernels_for(p.weights.dtype).rescale, p, options.threads);
   });
 }
 
@@ -162,7 +214,6 @@ int zt_correct_output(zt_tensor* out, zt_tensor* lse, const zt_tensor* q, const 
                       const zt_tensor* v, const zt_options* given) {
   return guarded([&] {
     constexpr const char* function = "zt_correct_output";
-    const kernels& use = current_kernels();
     const zt_options options = read_options(function, given);
     call c(function);
     problem p{};
@@ -173,8 +224,7 @@ int zt_correct_output(zt_tensor* out, zt_tensor* lse, const zt_tensor* q, const 
     c.check_accumulator("out", p.out, p.k);
     c.check_disjoint();
     c.check_options(&p, options, p.q.shape[3]);
-    const std::int64_t amplified =
-        run_blocks(use.correct, p, options.threads, p.num_heads, p.q_len, block_rows);
+    const std::int64_t amplified = run(kernels_for(p.k.dtype).correct, p, options.threads);
     if (options.amplified_rows) *options.amplified_rows = amplified;
   });
 }

@@ -13,6 +13,7 @@
 #include "support/errors.hpp"
 #include "support/scene.hpp"
 #include "zerotune/apply/attention.hpp"
+#include "zerotune/apply/decode.hpp"
 #include "zerotune/core/thread_pool.hpp"
 
 namespace {
@@ -78,6 +79,90 @@ TYPED_TEST(scratch_of, a_call_with_a_workspace_allocates_nothing_and_changes_no_
   EXPECT_TRUE(test::same_bits(this->out.elements(), expected));
 }
 
+// Names of arguments that are longer than a string holds without an allocation.
+TYPED_TEST(scratch_of, pages_and_lengths_allocate_nothing) {
+  using type = typename TypeParam::type;
+  using acc = typename TestFixture::acc;
+  using backend = typename TypeParam::backend;
+  constexpr index_t page_size = 16, pages = 11;
+  test::tensor<type> k_pages({2 * pages, 2, page_size, 24}), v_pages({2 * pages, 2, page_size, 24});
+  std::vector<std::int32_t> table;
+  for (std::int32_t i = 0; i < 2 * pages; ++i) table.push_back(2 * pages - 1 - i);
+  const zerotune::tensor_view<const std::int32_t, 2> blocks(table.data(), {2, pages});
+  const zerotune::paged_cache<const type> k{k_pages.const_view(), blocks},
+      v{v_pages.const_view(), blocks};
+  const std::vector<index_t> lengths{170, 33}, starts{150, 30};
+  test::tensor<type> q({2, 4, 3, 24}), output({2, 4, 3, 24});
+  test::tensor<acc, 3> lse({2, 4, 3}), mass({2, 4, 3});
+  std::vector<acc> workspace(static_cast<std::size_t>(
+      zerotune::decode_workspace_size({2, 4, 3, page_size * pages}, 2, 24, 24)));
+  const auto fill = [&](auto options) {
+    options.kv_lengths = test::list_view(lengths);
+    options.q_starts = test::list_view(starts);
+    options.lse = lse.view();
+    options.sink_mass = mass.view();
+    return options;
+  };
+  auto decode = fill(zerotune::decode_options<acc>{});
+  decode.workspace = zerotune::view_of(workspace);
+  auto whole = fill(zerotune::attention_options<acc>{});
+  std::vector<std::byte> scratch(static_cast<std::size_t>(this->bytes(1)));
+  whole.plan = this->plan;
+  whole.workspace = zerotune::view_of(scratch);
+  const auto call = [&] {
+    zerotune::attention_decode(backend{}, q.const_view(), k, v, output.view(), this->s.usual(),
+                               decode);
+    zerotune::attention(backend{}, q.const_view(), this->in.k.const_view(), this->in.v.const_view(),
+                        output.view(), this->s.usual(), whole);
+  };
+  call();
+  const int before = allocations;
+  call();
+  EXPECT_EQ(allocations, before);
+}
+
+// Prefill, then steps of generation, each with a longer cache: what an engine does for every layer.
+TYPED_TEST(scratch_of, a_running_engine_allocates_nothing) {
+  using acc = typename TestFixture::acc;
+  std::vector<std::byte> workspace(static_cast<std::size_t>(this->bytes(1)));
+  std::vector<acc> decode_workspace(
+      static_cast<std::size_t>(zerotune::decode_workspace_size({2, 4, 1, 170}, 2, 24, 24)));
+  const auto q = this->in.q.const_view();
+  const auto out = this->out.view();
+  const auto step = [&](index_t first, index_t count, bool by_decode) {
+    // The keys that there are by then; the strides stay those of the cache.
+    const auto rows = [&](const auto& view, index_t from, index_t length) {
+      auto part = view;
+      using view_type = std::remove_const_t<decltype(part)>;
+      return view_type(view.pointer(0, 0, from, 0),
+                       {view.extent(0), view.extent(1), length, view.extent(3)},
+                       {view.stride(0), view.stride(1), view.stride(2), view.stride(3)});
+    };
+    const auto k = rows(this->in.k.const_view(), 0, 20 + first + count);
+    const auto v = rows(this->in.v.const_view(), 0, 20 + first + count);
+    if (by_decode) {
+      zerotune::decode_options<acc> options;
+      options.workspace = zerotune::view_of(decode_workspace);
+      zerotune::attention_decode(typename TestFixture::backend{}, rows(q, first, count), k, v,
+                                 rows(out, first, count), this->s.usual(), options);
+    } else {
+      zerotune::attention_options<acc> options;
+      options.plan = this->plan;
+      options.workspace = zerotune::view_of(workspace);
+      zerotune::attention(typename TestFixture::backend{}, rows(q, first, count), k, v,
+                          rows(out, first, count), this->s.usual(), options);
+    }
+  };
+  step(0, 140, false);
+  step(140, 1, true);
+  const int before = allocations;
+  step(0, 140, false);
+  for (index_t i = 140; i < 145; ++i) step(i, 1, false);
+  step(145, 3, false);
+  for (index_t i = 148; i < 150; ++i) step(i, 1, true);
+  EXPECT_EQ(allocations, before);
+}
+
 TYPED_TEST(scratch_of, more_threads_than_the_workspace_serves_take_turns) {
   std::vector<std::byte> none, workspace;
   this->run(none);
@@ -120,6 +205,30 @@ TYPED_TEST(scratch_of, a_shorter_call_fits_the_workspace_of_a_longer_one) {
             inputs_of_it.v.const_view(), output.view(), this->plan),
         needed)
         << q_len;
+  }
+}
+
+TYPED_TEST(scratch_of, a_longer_cache_fits_the_workspace_of_a_short_one) {
+  using type = typename TypeParam::type;
+  const index_t needed = this->bytes(1);
+  for (const index_t kv_len : {1, 1024, 40000}) {
+    scene longer = this->shape();
+    longer.q_len = 2, longer.kv_len = kv_len;
+    test::inputs<type> inputs_of_it(longer, 3);
+    test::tensor<type> output({2, 4, 2, 24});
+    EXPECT_LE(
+        zerotune::attention_workspace_bytes(
+            typename TypeParam::backend{}, inputs_of_it.q.const_view(), inputs_of_it.k.const_view(),
+            inputs_of_it.v.const_view(), output.view(), this->plan),
+        needed)
+        << kv_len;
+    std::vector<std::byte> workspace(static_cast<std::size_t>(needed));
+    zerotune::attention_options<typename TestFixture::acc> options;
+    options.plan = this->plan;
+    if (needed > 0) options.workspace = zerotune::view_of(workspace);
+    zerotune::attention(typename TypeParam::backend{}, inputs_of_it.q.const_view(),
+                        inputs_of_it.k.const_view(), inputs_of_it.v.const_view(), output.view(),
+                        longer.usual(), options);
   }
 }
 

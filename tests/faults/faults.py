@@ -158,9 +158,10 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
         "simd: attention: every tail",
         [
             (
-                "kernel/simd/row_ops.hpp",
-                "for (; i < count; ++i) y[i] += weight",
-                "for (; i + 1 < count; ++i) y[i] += weight",
+                "kernel/simd/decode.hpp",
+                "add_columns<Queries, 1>(weights, values, count, c, dim - c, out + c, out_row, ahead);",
+                "add_columns<Queries, 1>(weights, values, count, c, dim - c - 1, out + c, out_row,\n"
+                "                              ahead);",
             )
         ],
     ),

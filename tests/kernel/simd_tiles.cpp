@@ -248,7 +248,7 @@ TEST_F(simd_tiles, the_stand_in_multiplies) {
 }
 
 TEST_F(simd_tiles, the_processor_multiplies_as_the_stand_in_does) {
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__)
+#if ZEROTUNE_HAS_AMX
   if (!zt::impl::amx_tiles::available()) GTEST_SKIP() << "the kernel grants no tiles";
   expect_product(multiply<zt::impl::amx_tiles>(a, b, before));
 #else

@@ -8,6 +8,7 @@
 #include "zerotune/apply/rows.hpp"
 #include "zerotune/apply/scratch.hpp"
 #include "zerotune/kernel/attention_problem.hpp"
+#include "zerotune/policy/head_gammas.hpp"
 
 namespace zerotune {
 
@@ -18,6 +19,11 @@ struct attention_options {
   Acc softmax_scale = 0;
   /// Output [batch, num_heads, q_len] if given: log sum exp of the modified logits (natural).
   tensor_view<Acc, 3> lse{};
+  /// Output [batch, num_heads, q_len] if given: the weight a_0 of each row's initial token, after
+  /// the modifier; 0 where it is not seen. From the same pass.
+  tensor_view<Acc, 3> sink_mass{};
+  /// [batch], each in [0, kv_len): the initial tokens of sink_mass. Empty: 0.
+  tensor_view<const index_t, 1> sink_positions{};
   /// As in sequence_options.
   tensor_view<const index_t, 1> kv_lengths{};
   tensor_view<const index_t, 1> q_starts{};
@@ -88,10 +94,19 @@ template <class Backend, class Q, class K, class V, element Out>
 index_t attention_workspace_bytes(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
                                   const tensor_view<V, 4>& v, const tensor_view<Out, 4>& out,
                                   const attention_plan& plan = {}, index_t threads = 1) {
-  const impl::attention_problem<impl::plain<Q>, impl::plain<K>, Out> problem{
+  impl::attention_problem<impl::plain<Q>, impl::plain<K>, Out> problem{
       q, k, v, out, {}, 1, {impl::check_qkv("attention_workspace_bytes", q, k, v), {}, {}}};
-  const impl::attention_tiling tiling = impl::attention_tiling_of<Backend>(problem, plan, 1);
-  return impl::workspace_bytes(tiling.scratch_bytes, threads);
+  problem.g.shape.kv_len = everywhere.end;  // what grows with kv_len has a bound
+  index_t bytes = 0;
+  const auto consider = [&](index_t most_queries) {
+    index_t& q_len = problem.g.shape.q_len;
+    q_len = q_len < most_queries ? q_len : most_queries;
+    const auto tiling = impl::attention_tiling_of<Backend>(problem, plan, 1);
+    bytes = bytes < tiling.scratch_bytes ? tiling.scratch_bytes : bytes;
+  };
+  consider(problem.g.shape.q_len);
+  consider(impl::attention_kernel<Backend, impl::plain<Q>, impl::plain<K>, Out>::few_queries);
+  return impl::workspace_bytes(bytes, threads);
 }
 
 /// Attention of every query to the keys that it sees, the modifier applied to the logits, without a
@@ -102,7 +117,8 @@ index_t attention_workspace_bytes(Backend, const tensor_view<Q, 4>& q, const ten
 /// @param v         [batch, num_kv_heads, kv_len, value_dim]
 /// @param out       [batch, num_heads, q_len, value_dim], overwritten; zeros where nothing is seen
 /// @param modifier  any logit_modifier, masks included: causal{} | initial_token{gammas}
-/// @param options   scale, LSE output, sequence lengths and positions (prefill, chunk and decode
+/// @param options   scale, LSE and sink mass outputs, sequence lengths and positions (prefill,
+/// chunk and decode
 ///                  differ by q_len and q_starts only)
 /// @param executor  runs blocks of rows; the result does not depend on it
 /// Inputs may have any strides, also zero or negative, and any element types of one accumulator.
@@ -134,13 +150,20 @@ void attention(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
                                      impl::check_memory(function, "v", v)};
   constexpr const char* names[3] = {"q", "k", "v"};
   for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "out", written, names[i], inputs[i]);
+  impl::footprint lse{};
   if (options.lse.data()) {
-    const impl::footprint lse = impl::check_output(function, "lse", options.lse);
-    impl::check_extent(function, "lse", options.lse, 0, "batch", shape.batch);
-    impl::check_extent(function, "lse", options.lse, 1, "num_heads", shape.num_heads);
-    impl::check_extent(function, "lse", options.lse, 2, "q_len", shape.q_len);
+    lse = impl::check_row_output(function, "lse", options.lse, shape);
     for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "lse", lse, names[i], inputs[i]);
     impl::check_disjoint(function, "lse", lse, "out", written);
+  }
+  if (options.sink_mass.data()) {
+    const impl::footprint mass =
+        impl::check_row_output(function, "sink_mass", options.sink_mass, shape);
+    for (int i = 0; i < 3; ++i)
+      impl::check_disjoint(function, "sink_mass", mass, names[i], inputs[i]);
+    impl::check_disjoint(function, "sink_mass", mass, "out", written);
+    impl::check_disjoint(function, "sink_mass", mass, "lse", lse);
+    impl::check_positions(function, options.sink_positions, shape.batch, shape.kv_len);
   }
   impl::check_scale(function, static_cast<double>(options.softmax_scale));
   const geometry g =
@@ -152,8 +175,8 @@ void attention(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
                         ? options.softmax_scale
                         : static_cast<acc>(1.0 / std::sqrt(static_cast<double>(q.extent(3))));
   using kernel = impl::attention_kernel<Backend, impl::plain<Q>, kv_type, Out>;
-  const impl::attention_problem<impl::plain<Q>, kv_type, Out> problem{q,           k,     v, out,
-                                                                      options.lse, scale, g};
+  const impl::attention_problem<impl::plain<Q>, kv_type, Out> problem{
+      q, k, v, out, options.lse, scale, g, {options.sink_mass, options.sink_positions}};
   const index_t wanted_tasks = impl::attention_tasks(executor);
   const impl::attention_tiling tiling =
       impl::attention_tiling_of<Backend>(problem, options.plan, wanted_tasks);

@@ -34,16 +34,17 @@ template <class T, std::size_t Rank>
 footprint check_memory(const char* function, const char* name, const tensor_view<T, Rank>& view) {
   index_t elements = 1, low = 0, high = 0;
   for (std::size_t i = 0; i < Rank; ++i) {
-    const std::string dim = std::string(name) + " dim " + std::to_string(i);
-    if (view.extent(i) < 0) fail(function, dim, "an extent >= 0", std::to_string(view.extent(i)));
+    // Made where it is needed: a longer name's is an allocation.
+    const auto dim = [&] { return std::string(name) + " dim " + std::to_string(i); };
+    if (view.extent(i) < 0) fail(function, dim(), "an extent >= 0", std::to_string(view.extent(i)));
     index_t reach = 0;
     if (view.stride(i) == std::numeric_limits<index_t>::min())
-      fail(function, dim, "a stride that fits 64 bits", std::to_string(view.stride(i)));
+      fail(function, dim(), "a stride that fits 64 bits", std::to_string(view.stride(i)));
     if (view.extent(i) > 0 && !multiply(view.extent(i) - 1, view.stride(i), &reach))
-      fail(function, dim, "a stride that fits 64 bits", std::to_string(view.stride(i)));
+      fail(function, dim(), "a stride that fits 64 bits", std::to_string(view.stride(i)));
     if (__builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high) ||
         !multiply(elements, view.extent(i), &elements))
-      fail(function, dim, "a tensor that fits 64 bits", std::to_string(view.extent(i)));
+      fail(function, dim(), "a tensor that fits 64 bits", std::to_string(view.extent(i)));
   }
   if (elements == 0) return {};
   index_t bytes = 0;

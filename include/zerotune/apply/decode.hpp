@@ -9,6 +9,7 @@
 #include "zerotune/apply/cache.hpp"
 #include "zerotune/apply/rows.hpp"
 #include "zerotune/kernel/split_decode.hpp"
+#include "zerotune/policy/head_gammas.hpp"
 
 namespace zerotune {
 
@@ -19,6 +20,9 @@ struct decode_options {
   Acc softmax_scale = 0;
   /// Output [batch, num_heads, q_len] if given: log sum exp of the modified logits (natural).
   tensor_view<Acc, 3> lse{};
+  /// As in attention_options.
+  tensor_view<Acc, 3> sink_mass{};
+  tensor_view<const index_t, 1> sink_positions{};
   /// As in sequence_options.
   tensor_view<const index_t, 1> kv_lengths{};
   tensor_view<const index_t, 1> q_starts{};
@@ -77,14 +81,6 @@ attention_shape check_decode(const char* function, const tensor_view<Q, 4>& q, c
   return {q.extent(0), q.extent(1), q.extent(2), keys.kv_len};
 }
 
-/// The first address of the workspace that vectors may be stored to.
-template <class Acc>
-Acc* aligned(Acc* memory) {
-  const auto address = reinterpret_cast<std::uintptr_t>(memory);
-  return memory + (decode_tasks::alignment - address % decode_tasks::alignment) %
-                      decode_tasks::alignment / sizeof(Acc);
-}
-
 }  // namespace impl
 
 /// attention for few queries and many keys (a step of generation, a speculative draft): the same
@@ -133,12 +129,17 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
   check_apart("out", written);
   impl::footprint lse{};
   if (options.lse.data()) {
-    lse = impl::check_output(function, "lse", options.lse);
-    impl::check_extent(function, "lse", options.lse, 0, "batch", shape.batch);
-    impl::check_extent(function, "lse", options.lse, 1, "num_heads", shape.num_heads);
-    impl::check_extent(function, "lse", options.lse, 2, "q_len", shape.q_len);
+    lse = impl::check_row_output(function, "lse", options.lse, shape);
     check_apart("lse", lse);
     impl::check_disjoint(function, "lse", lse, "out", written);
+  }
+  impl::footprint mass{};
+  if (options.sink_mass.data()) {
+    mass = impl::check_row_output(function, "sink_mass", options.sink_mass, shape);
+    check_apart("sink_mass", mass);
+    impl::check_disjoint(function, "sink_mass", mass, "out", written);
+    impl::check_disjoint(function, "sink_mass", mass, "lse", lse);
+    impl::check_positions(function, options.sink_positions, shape.batch, shape.kv_len);
   }
   if (!impl::is_finite(options.softmax_scale))
     impl::fail(function, "softmax_scale", "a finite value", "NaN or infinity");
@@ -157,6 +158,7 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
     check_apart("workspace", memory);
     impl::check_disjoint(function, "workspace", memory, "out", written);
     impl::check_disjoint(function, "workspace", memory, "lse", lse);
+    impl::check_disjoint(function, "workspace", memory, "sink_mass", mass);
   }
   check_modifier(modifier, function, shape);
   if (q.empty()) return;
@@ -165,6 +167,7 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
                         ? options.softmax_scale
                         : static_cast<acc>(1.0 / std::sqrt(static_cast<double>(head_dim)));
   const index_t group_size = shape.num_heads / num_kv_heads;
+  const impl::sink_output<acc> sink{options.sink_mass, options.sink_positions};
   const auto args = [&](index_t b, index_t kv_head) {
     const index_t head = kv_head * group_size;
     return impl::decode_args<std::remove_const_t<Q>, cell, Out>{
@@ -186,7 +189,11 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
         head,
         group_size,
         shape.q_len,
-        scale};
+        scale,
+        sink.pointer(b, head, 0),
+        sink.mass.stride(1),
+        sink.mass.stride(2),
+        sink.position(b)};
   };
   std::vector<acc> own;
   if (!options.workspace.data()) own.resize(static_cast<std::size_t>(needed));

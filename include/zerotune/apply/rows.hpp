@@ -48,6 +48,17 @@ inline geometry resolve(const char* function, const attention_shape& shape,
   return {shape, options.kv_lengths, options.q_starts};
 }
 
+/// An output of one number a row.
+template <class Acc>
+footprint check_row_output(const char* function, const char* name, const tensor_view<Acc, 3>& rows,
+                           const attention_shape& shape) {
+  const footprint written = check_output(function, name, rows);
+  check_extent(function, name, rows, 0, "batch", shape.batch);
+  check_extent(function, name, rows, 1, "num_heads", shape.num_heads);
+  check_extent(function, name, rows, 2, "q_len", shape.q_len);
+  return written;
+}
+
 /// Forms that carry one number per row act on one key of a row; a modifier that changes more
 /// (ALiBi, a span) does not fit them.
 template <class Modifier>

@@ -39,14 +39,22 @@
 #endif
 #endif
 
+/// 1 where AMX's tiles of bfloat16 may be compiled. Clang before 15 spells its macros without the
+/// second underscore.
+#if (defined(__AMX_TILE__) && defined(__AMX_BF16__)) || \
+    (defined(__AMXTILE__) && defined(__AMXBF16__))
+#define ZEROTUNE_HAS_AMX 1
+#else
+#define ZEROTUNE_HAS_AMX 0
+#endif
+
 // --- the tag of the inline namespace ------------------------------------------------------------
 // Functions compiled with other instructions, other floating-point rules or other error handling
 // are other functions. Each such choice is a part of the name of the inline namespace that they
 // live in, so that a linker can never put one in the place of another.
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-// Clang before 15 spells it without the underscore.
-#if (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__)
+#if ZEROTUNE_HAS_AMX && defined(__AVX512BF16__)
 #define ZEROTUNE_TAG_ARCH avx512_amx
 #elif defined(__AVX512FP16__) && defined(__AVX512BF16__)
 #define ZEROTUNE_TAG_ARCH avx512_fp16_bf16

@@ -12,6 +12,21 @@ namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace impl {
 
+/// Where the weight of the initial token goes, row by row.
+template <class Acc>
+struct sink_output {
+  tensor_view<Acc, 3> mass;                 // [batch, num_heads, q_len], or empty
+  tensor_view<const index_t, 1> positions;  // [batch]; empty: 0
+
+  ZEROTUNE_ALWAYS_INLINE index_t position(index_t batch) const {
+    return positions.data() ? positions(batch) : 0;
+  }
+  /// Null if it is not asked for.
+  ZEROTUNE_ALWAYS_INLINE Acc* pointer(index_t batch, index_t head, index_t i) const {
+    return mass.data() ? mass.pointer(batch, head, i) : nullptr;
+  }
+};
+
 /// The tensors of a call, checked by whoever made it.
 template <element Q, element KV, element Out>
 struct attention_problem {
@@ -24,6 +39,7 @@ struct attention_problem {
   tensor_view<acc, 3> lse;     // [batch, num_heads, q_len], or empty
   acc softmax_scale;
   geometry g;
+  sink_output<acc> sink{};
 
   ZEROTUNE_ALWAYS_INLINE index_t head_dim() const { return q.extent(3); }
   ZEROTUNE_ALWAYS_INLINE index_t value_dim() const { return v.extent(3); }
@@ -49,7 +65,9 @@ attention_row_args<Q, KV, Out> row_args(const attention_problem<Q, KV, Out>& p, 
           p.lse.data() ? p.lse.pointer(batch, head, i) : nullptr,
           p.head_dim(),
           p.value_dim(),
-          p.softmax_scale};
+          p.softmax_scale,
+          p.sink.pointer(batch, head, i),
+          p.sink.position(batch)};
 }
 
 /// Rows of one head, one after the other.
@@ -74,6 +92,7 @@ template <class Backend, element Q, element KV, element Out>
 struct row_kernel {
   using problem = attention_problem<Q, KV, Out>;
   static constexpr index_t rows_per_task = 32;
+  static constexpr index_t few_queries = 0;
 
   static attention_tiling tiling(const problem& p, const attention_plan&, index_t) noexcept {
     attention_tiling t;
@@ -97,7 +116,8 @@ struct row_kernel {
 
 /// A back end's attention: tiling(problem, plan, wanted_tasks) cuts a call, into wanted_tasks or
 /// more where that costs little; run(problem, modifier, tiling, task, scratch) does a task. Several
-/// threads may do so at once. The result does not depend on wanted_tasks.
+/// threads may do so at once. The result does not depend on wanted_tasks. With few_queries or fewer
+/// it may take another way, whose scratch memory is larger with more of them.
 template <class Backend, element Q, element KV, element Out>
 struct attention_kernel : row_kernel<Backend, Q, KV, Out> {};
 

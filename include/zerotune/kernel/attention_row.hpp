@@ -29,6 +29,8 @@ struct attention_row_args {
   accumulator_t<KV>* lse;  // or null
   index_t head_dim, value_dim;
   accumulator_t<KV> softmax_scale;
+  accumulator_t<KV>* sink_mass = nullptr;  // receives the weight of the key `sink`, or null
+  index_t sink = 0;
 };
 
 /// Running maximum and sum of a row; `poison` is NaN once a visible query-key product was not
@@ -39,7 +41,14 @@ struct online_softmax {
   Acc sum = 0;
   Acc poison = 0;
   index_t count = 0;
+  Acc sink = mask_bias<Acc>();  // the modified logit of the key whose weight is asked for
 };
+
+/// The weight of a key from its modified logit. A sum of NaN makes it NaN.
+template <class Acc>
+Acc weight_of(Acc logit, Acc maximum, Acc sum) {
+  return (is_masked(logit) ? Acc(0) : exp_of(logit - maximum)) / sum;
+}
 
 /// A back end that offers dots, raise_maximum and accumulate takes a block of keys in one call.
 template <class Backend, class Q, class KV>
@@ -142,6 +151,7 @@ online_softmax<accumulator_t<KV>> attention_pass(const attention_row_args<Q, KV,
     const acc former = state.maximum;
     const index_t count = block_scores<Backend>(a, m, r, block, ignore_zero_gamma, scores, state);
     if (count == 0) continue;
+    if (a.sink_mass && block.contains(a.sink)) state.sink = scores[a.sink - block.begin];
     if (state.count > 0 && state.maximum != former) {
       const acc shrink = exp_of(former - state.maximum);
       state.sum *= shrink;
@@ -185,24 +195,8 @@ void attention_row(const attention_row_args<Q, KV, Out>& a, const geometry& g, c
                                  a.out + first * a.out_stride, a.out_stride, columns);
     if (a.lse && first == 0)
       *a.lse = none ? minus_infinity(acc{}) : state.maximum + log_of(state.sum);
-  }
-}
-
-/// The distance from one query's row to the next one's, in elements.
-struct row_steps {
-  index_t q, out, lse;
-};
-
-/// Attention of the queries [queries.begin, queries.end) of one head, one after the other; `a`
-/// stands at the first.
-template <class Backend, element Q, element KV, element Out, logit_modifier Modifier>
-void attention_rows(attention_row_args<Q, KV, Out> a, const row_steps& steps, const geometry& g,
-                    const Modifier& m, index_t batch, index_t head, range queries) noexcept {
-  for (index_t i = queries.begin; i < queries.end; ++i) {
-    attention_row<Backend>(a, g, m, g.at(batch, head, i));
-    a.q += steps.q;
-    a.out += steps.out;
-    if (a.lse) a.lse += steps.lse;
+    if (a.sink_mass && first == 0)
+      *a.sink_mass = none ? acc(0) : weight_of(state.sink, state.maximum, state.sum);
   }
 }
 

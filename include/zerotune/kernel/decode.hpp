@@ -140,11 +140,14 @@ struct decode_args {
   index_t head_dim, value_dim;
   index_t first_head, group_size, q_len;
   accumulator_t<KV> softmax_scale;
+  accumulator_t<KV>* sink_mass = nullptr;  // receives the weights of the key `sink`, or null
+  index_t sink_head = 0, sink_row = 0;
+  index_t sink = 0;
 
   index_t rows() const noexcept { return group_size * q_len; }
 };
 
-/// Workspace of one part: packed queries, outputs, and maximum, sum and count of each query.
+/// Workspace of one part: packed queries, outputs, and the softmax_part of each query.
 template <class Acc>
 class part_memory {
  public:
@@ -157,15 +160,15 @@ class part_memory {
 
   /// Elements that a part takes.
   static index_t size(index_t rows, index_t head_dim, index_t value_dim) {
-    return padded_dim(rows * (padded_dim(head_dim) + padded_dim(value_dim) + 3));
+    return padded_dim(rows * (padded_dim(head_dim) + padded_dim(value_dim) + state_size));
   }
   softmax_part<Acc> state(index_t row) const noexcept {
-    return {state_[3 * row], state_[3 * row + 1], state_[3 * row + 2]};
+    const Acc* const s = state_ + state_size * row;
+    return {s[0], s[1], s[2], s[3]};
   }
   void set_state(index_t row, const softmax_part<Acc>& s) const noexcept {
-    state_[3 * row] = s.maximum;
-    state_[3 * row + 1] = s.sum;
-    state_[3 * row + 2] = s.count;
+    Acc* const to = state_ + state_size * row;
+    to[0] = s.maximum, to[1] = s.sum, to[2] = s.count, to[3] = s.sink;
   }
 
   Acc* q;
@@ -174,6 +177,7 @@ class part_memory {
   index_t out_row;
 
  private:
+  static constexpr index_t state_size = 4;
   Acc* state_;
 };
 
@@ -323,6 +327,7 @@ class decode_part {
                                         scores + (changed.begin - keys.begin), poison_[i]);
     }
     if (hidden == keys.size()) return 0;
+    if (a_.sink_mass && keys.contains(a_.sink)) state.sink = scores[a_.sink - keys.begin];
     const acc former = state.maximum;
     state.maximum = hidden == 0 ? ops::raise_maximum(scores, keys.size(), former, poison_[i])
                                 : raise_over_seen(scores, keys.size(), former, poison_[i]);

@@ -42,7 +42,8 @@ template <class Acc>
 struct softmax_part {
   Acc maximum = lowest_value<Acc>();
   Acc sum = 0;
-  Acc count = 0;  // keys seen
+  Acc count = 0;                // keys seen
+  Acc sink = mask_bias<Acc>();  // the modified logit of the key whose weight is asked for
 };
 
 /// Merges the parts of a row: part(s) returns {softmax_part, pointer to its unnormalised output}.
@@ -56,6 +57,7 @@ softmax_part<Acc> merge_parts(index_t parts, index_t columns, const Part& part) 
     if (one.count == Acc(0)) continue;
     merged.count += one.count;
     merged.maximum = one.maximum > merged.maximum ? one.maximum : merged.maximum;
+    if (!is_masked(one.sink)) merged.sink = one.sink;  // one part has the key
   }
   Acc* const out = part(0).second;
   for (index_t s = 0; s < parts; ++s) {

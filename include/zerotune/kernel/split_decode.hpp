@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decode over parts of the keys and their merge (layer: kernel): each part of each key-value head
-// is a task of its own, then each key-value head merges its parts.
+// is a task of its own, then each key-value head merges its parts; or a key-value head is a task,
+// with the same result.
 #pragma once
 
+#include "zerotune/kernel/attention_problem.hpp"
 #include "zerotune/kernel/decode.hpp"
 
 namespace zerotune {
@@ -28,39 +30,50 @@ struct decode_tasks {
     index_t tasks = 0;
     return !__builtin_mul_overflow(batch, num_kv_heads, &tasks) &&
            !__builtin_mul_overflow(tasks, parts, &tasks) &&
-           !__builtin_mul_overflow(tasks, part_memory<float>::size(rows, head_dim, value_dim),
-                                   size) &&
+           !__builtin_mul_overflow(tasks, part_size(), size) &&
            !__builtin_add_overflow(*size, alignment / index_t{sizeof(float)}, size);
   }
   static constexpr index_t alignment = 64;
 
+  /// The parts of a key-value head in the workspace of them all.
   template <class Acc>
-  part_memory<Acc> memory(Acc* workspace, index_t b, index_t kv_head, index_t part) const noexcept {
-    const index_t number = (b * num_kv_heads + kv_head) * parts + part;
-    return {workspace + number * part_memory<Acc>::size(rows, head_dim, value_dim), rows, head_dim,
-            value_dim};
+  Acc* head(Acc* workspace, index_t b, index_t kv_head) const noexcept {
+    return workspace + (b * num_kv_heads + kv_head) * parts * part_size();
   }
+  /// A part in the memory of its head.
+  template <class Acc>
+  part_memory<Acc> part(Acc* head, index_t number) const noexcept {
+    return {head + number * part_size(), rows, head_dim, value_dim};
+  }
+  index_t part_size() const noexcept { return part_memory<float>::size(rows, head_dim, value_dim); }
 };
 
-/// Merges the parts of one key-value head and writes its outputs. Where gamma = 0 excludes all that
-/// a query sees, its parts are computed again as if gamma were 1.
+/// The first address of the workspace that vectors may be stored to.
+template <class Acc>
+Acc* aligned(Acc* memory) {
+  const auto address = reinterpret_cast<std::uintptr_t>(memory);
+  return memory + (decode_tasks::alignment - address % decode_tasks::alignment) %
+                      decode_tasks::alignment / sizeof(Acc);
+}
+
+/// Merges the parts of one key-value head, in `memory`, and writes its outputs. Where gamma = 0
+/// excludes all that a query sees, its parts are computed again as if gamma were 1.
 template <class Backend, element Q, cache_element KV, element Out, logit_modifier Modifier>
 void merge_decode(const decode_args<Q, KV, Out>& a, const geometry& g, const Modifier& m,
-                  const decode_tasks& tasks, index_t b, index_t kv_head,
-                  accumulator_t<KV>* workspace) noexcept {
+                  const decode_tasks& tasks, index_t b, accumulator_t<KV>* memory) noexcept {
   using acc = accumulator_t<KV>;
   const key_splits splits(g.kv_length(b));
   for (index_t i = 0; i < a.rows(); ++i) {
     const auto part = [&](index_t s) {
-      const part_memory<acc> memory = tasks.memory(workspace, b, kv_head, s);
-      return std::pair<softmax_part<acc>, acc*>(memory.state(i), memory.out + i * memory.out_row);
+      const part_memory<acc> one = tasks.part(memory, s);
+      return std::pair<softmax_part<acc>, acc*>(one.state(i), one.out + i * one.out_row);
     };
     const index_t columns = padded_dim(a.value_dim);
     auto merged = merge_parts<Backend, acc>(splits.count(), columns, part);
     if (merged.count > acc(0) && merged.maximum <= zero_threshold<acc>) {
       decode_part<Backend, Q, KV, Out, Modifier> alone(a, g, m, b, true);
       for (index_t s = 0; s < splits.count(); ++s)
-        alone.run(splits.at(s), {i, i + 1}, tasks.memory(workspace, b, kv_head, s));
+        alone.run(splits.at(s), {i, i + 1}, tasks.part(memory, s));
       merged = merge_parts<Backend, acc>(splits.count(), columns, part);
     }
     const bool none = merged.count == acc(0);
@@ -73,6 +86,9 @@ void merge_decode(const decode_args<Q, KV, Out>& a, const geometry& g, const Mod
     if (a.lse)
       a.lse[head * a.lse_head + position * a.lse_row] =
           none ? minus_infinity(acc{}) : merged.maximum + log_of(merged.sum);
+    if (a.sink_mass)
+      a.sink_mass[head * a.sink_head + position * a.sink_row] =
+          none ? acc(0) : weight_of(merged.sink, merged.maximum, merged.sum);
   }
 }
 
@@ -85,12 +101,11 @@ void run_decode(Executor& executor, const Args& args, const geometry& g, const M
   const auto go_over = [&](index_t b, index_t kv_head, index_t s) {
     const key_splits splits(g.kv_length(b));
     if (s >= splits.count()) return;
-    const auto a = args(b, kv_head);
-    const part_memory<Acc> memory = tasks.memory(workspace, b, kv_head, s);
-    run_part<Backend>(a, g, m, b, splits.at(s), memory);
+    run_part<Backend>(args(b, kv_head), g, m, b, splits.at(s),
+                      tasks.part(tasks.head(workspace, b, kv_head), s));
   };
   const auto merge = [&](index_t b, index_t kv_head) {
-    merge_decode<Backend>(args(b, kv_head), g, m, tasks, b, kv_head, workspace);
+    merge_decode<Backend>(args(b, kv_head), g, m, tasks, b, tasks.head(workspace, b, kv_head));
   };
   if (tasks.parts == 1) {
     executor.parallel_for(tasks.batch * heads, [&](index_t task) {
@@ -106,6 +121,71 @@ void run_decode(Executor& executor, const Args& args, const geometry& g, const M
   executor.parallel_for(tasks.batch * heads,
                         [&](index_t task) { merge(task / heads, task % heads); });
 }
+
+/// Attention of few queries: a task is a key-value head, with the parts of its keys one after the
+/// other. Bit by bit what attention_decode returns.
+template <class Backend, element Q, element KV, element Out>
+struct decode_kernel {
+  using problem = attention_problem<Q, KV, Out>;
+  using acc = accumulator_t<KV>;
+
+  /// Are rows of this width taken, and as many of them?
+  static bool takes(const problem& p) noexcept {
+    constexpr index_t most_rows = 1024;
+    return p.head_dim() <= decode_dim && p.value_dim() <= decode_dim &&
+           p.group_size() <= most_rows && p.group_size() * p.g.shape.q_len <= most_rows;
+  }
+  static attention_tiling tiling(const problem& p, const attention_plan&, index_t) noexcept {
+    const decode_tasks tasks = one_head(p);
+    attention_tiling t;
+    t.tasks = p.g.shape.batch * p.num_kv_heads();
+    t.scratch_bytes = tasks.parts * tasks.part_size() * index_t{sizeof(acc)};
+    return t;
+  }
+  template <logit_modifier Modifier>
+  static void run(const problem& p, const Modifier& m, const attention_tiling&, index_t task,
+                  std::byte* scratch) noexcept {
+    const decode_tasks tasks = one_head(p);
+    const index_t b = task / p.num_kv_heads();
+    const decode_args<Q, KV, Out> args = args_of(p, b, task % p.num_kv_heads());
+    acc* const memory = reinterpret_cast<acc*>(scratch);
+    const key_splits splits(p.g.kv_length(b));
+    for (index_t s = 0; s < splits.count(); ++s)
+      run_part<Backend>(args, p.g, m, b, splits.at(s), tasks.part(memory, s));
+    merge_decode<Backend>(args, p.g, m, tasks, b, memory);
+  }
+
+ private:
+  static decode_tasks one_head(const problem& p) noexcept {
+    return {{1, p.group_size(), p.g.shape.q_len, p.g.shape.kv_len}, 1, p.head_dim(), p.value_dim()};
+  }
+  static decode_args<Q, KV, Out> args_of(const problem& p, index_t b, index_t kv_head) noexcept {
+    const index_t head = kv_head * p.group_size();
+    return {p.q.pointer(b, head, 0, 0),
+            p.q.stride(1),
+            p.q.stride(2),
+            p.q.stride(3),
+            {p.k.pointer(b, kv_head, 0, 0), p.k.stride(2), p.k.stride(3)},
+            {p.v.pointer(b, kv_head, 0, 0), p.v.stride(2), p.v.stride(3)},
+            p.out.pointer(b, head, 0, 0),
+            p.out.stride(1),
+            p.out.stride(2),
+            p.out.stride(3),
+            p.lse.data() ? p.lse.pointer(b, head, 0) : nullptr,
+            p.lse.stride(1),
+            p.lse.stride(2),
+            p.head_dim(),
+            p.value_dim(),
+            head,
+            p.group_size(),
+            p.g.shape.q_len,
+            p.softmax_scale,
+            p.sink.pointer(b, head, 0),
+            p.sink.mass.stride(1),
+            p.sink.mass.stride(2),
+            p.sink.position(b)};
+  }
+};
 
 }  // namespace impl
 }  // namespace ZEROTUNE_ABI

@@ -6,7 +6,7 @@
 
 #include "zerotune/core/types.hpp"
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__)
+#if ZEROTUNE_HAS_AMX
 #include <immintrin.h>
 
 #include "zerotune/core/instruction_set.hpp"
@@ -63,7 +63,7 @@ class portable_tiles {
   alignas(64) std::uint32_t words_[8][tile_rows][tile_rows];
 };
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__)
+#if ZEROTUNE_HAS_AMX
 
 /// The registers. Compilers want each tile's number as a literal, not as a constant.
 class amx_tiles {

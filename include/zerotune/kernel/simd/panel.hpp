@@ -36,12 +36,13 @@ struct panel {
   real* out;                        // [value_dim, rounded up][width], not yet divided by the sum
   alignas(64) real maximum[width];  // of the logits / ln 2
   alignas(64) real sum[width];
-  bool begun;                                         // q, maximum, sum and out are set
-  index_t head, first, queries;                       // rows [first, first + queries) of the head
-  index_t used;                                       // vectors that hold a query
-  index_t q_pos;                                      // of the first row
-  range all, common;                                  // keys that some row, that every row sees
-  range seen[width];                                  // by row
+  alignas(64) real sink[width];  // modified logits / ln 2 of the sink, if asked
+  bool begun;                    // q, maximum, sum and out are set
+  index_t head, first, queries;  // rows [first, first + queries) of the head
+  index_t used;                  // vectors that hold a query
+  index_t q_pos;                 // of the first row
+  range all, common;             // keys that some row, that every row sees
+  range seen[width];             // by row
   range vector_all[vectors], vector_common[vectors];  // `all` and `common` of each vector's rows
 };
 

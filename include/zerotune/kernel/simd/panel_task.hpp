@@ -135,7 +135,11 @@ class panel_task {
                            row_view<Q>{p_.q.pointer(batch_, p.head, p.first, 0), p_.q.stride(2),
                                        p_.q.stride(3), p_.head_dim(), range{0, p.queries}},
                            p_.softmax_scale * log2_of_e<real>);
-    for (index_t i = 0; i < shape::width; ++i) p.maximum[i] = no_maximum<real>(), p.sum[i] = 0;
+    for (index_t i = 0; i < shape::width; ++i) {
+      p.maximum[i] = no_maximum<real>();
+      p.sum[i] = 0;
+      p.sink[i] = mask_bias<real>();
+    }
     const index_t numbers = Products::output_size(p_.value_dim());
     for (index_t i = 0; i < numbers; ++i) p.out[i] = 0;
     p.begun = true;
@@ -212,13 +216,24 @@ class panel_task {
       score_modifier<shape, back_end, Modifier>(p, m_, batch_, part, block_.origin, scratch_.scores,
                                                 factor * log_of_2<real>)
           .run();
+    const bool keeps_sink = p_.sink.mass.data() && part.contains(p_.sink.position(batch_));
     for (index_t n = 0; n < p.used; ++n) {
       mask_scores<shape>(p, n, block_.origin, groups[n], scratch_.scores);
+      if (keeps_sink) keep_sink(p, n, groups[n], factor);
       Products::weigh(p, n, groups[n], values, factor, effect == tile_effect::apply,
                       scratch_.scores, scratch_.weights, scratch_.shrink);
     }
     Products::add_values(session_, p, block_, values, scratch_.scores, scratch_.weights,
                          scratch_.shrink, p_.value_dim());
+  }
+
+  /// The sink's scores of vector n, whose weights are to be told when the sums are known.
+  void keep_sink(panel_type& p, index_t n, key_groups part, real factor) noexcept {
+    const index_t key = p_.sink.position(batch_) - block_.origin;
+    if (key < part.begin || key >= part.end) return;
+    const real* const scores = scratch_.scores + key * shape::width;
+    for (index_t i = n * lanes; i < (n + 1) * lanes; ++i)
+      p.sink[i] = is_masked(scores[i]) ? mask_bias<real>() : scores[i] * factor;
   }
 
   /// Which groups of keys each vector has to do with, and up to where its weights are used.
@@ -267,6 +282,8 @@ class panel_task {
       if (p_.lse.data())
         p_.lse(batch_, p.head, p.first + i) =
             none ? minus_infinity(real{}) : p.maximum[i] * log_of_2<real> + log_of(p.sum[i]);
+      if (p_.sink.mass.data())
+        p_.sink.mass(batch_, p.head, p.first + i) = none ? real(0) : sink_weight(p, i);
     }
     unpack_output(p, factor, p_.out.pointer(batch_, p.head, p.first, 0), p_.out.stride(2),
                   p_.out.stride(3), p_.value_dim());
@@ -274,6 +291,11 @@ class panel_task {
       // gamma = 0 excludes all that the row sees: it is computed as if gamma were 1.
       if (excluded[i])
         attention_head_rows<back_end>(p_, m_, batch_, p.head, {p.first + i, p.first + i + 1});
+  }
+
+  static real sink_weight(const panel_type& p, index_t i) noexcept {
+    if (is_masked(p.sink[i])) return real(0) / p.sum[i];
+    return weight_of((p.sink[i] - p.maximum[i]) * log_of_2<real>, real(0), p.sum[i]);
   }
 
   const problem& p_;
