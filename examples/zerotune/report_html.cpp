@@ -111,6 +111,13 @@ std::string shorten(std::string_view text, std::size_t bytes) {
   return std::string(text.substr(0, end)) + " \xe2\x80\xa6";
 }
 
+std::string paragraph(std::string_view text, std::string_view kind) {
+  return "<p class=\"" + std::string(kind) + "\">" + escape_html(text) + "</p>\n";
+}
+
+std::string card(const std::string& html) { return "<div class=\"card\">" + html + "</div>\n"; }
+std::string cards(const std::string& html) { return "<div class=\"cards\">" + html + "</div>\n"; }
+
 std::string html_table(const std::vector<std::vector<std::string>>& rows,
                        std::size_t text_columns) {
   std::string html = "<div class=\"scroll\"><table>\n";

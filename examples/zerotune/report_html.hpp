@@ -16,6 +16,13 @@ std::string escape_html(std::string_view text);
 /// character of UTF-8 is cut.
 std::string shorten(std::string_view text, std::size_t bytes);
 
+/// Text as a paragraph. @param kind  its class in the style sheet: soft, good, bad or none
+std::string paragraph(std::string_view text, std::string_view kind = "soft");
+
+/// HTML in a box, and boxes beside each other.
+std::string card(const std::string& html);
+std::string cards(const std::string& html);
+
 /// A table whose cells are HTML already, in a box that scrolls sideways. The first row is the head.
 /// @param text_columns  columns from the left that are text; the others are numbers
 std::string html_table(const std::vector<std::vector<std::string>>& rows,

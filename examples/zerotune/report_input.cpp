@@ -20,18 +20,6 @@ using zerotune::impl::take;
 
 constexpr std::size_t most_prediction_bytes = std::size_t{1} << 30;
 
-// ---- settings
-
-void flatten(const nlohmann::json& value, const std::string& name,
-             std::vector<std::pair<std::string, std::string>>& to) {
-  if (value.is_object()) {
-    for (const auto& [key, member] : value.items())
-      flatten(member, name.empty() ? key : name + "." + key, to);
-    return;
-  }
-  to.emplace_back(name, value.is_string() ? value.get<std::string>() : value.dump());
-}
-
 // ---- analysis
 
 measured read_measured(const profile_node& node) {
@@ -156,32 +144,16 @@ void add_predictions(const report_files& files, report_input& input) {
 
 // ---- outcomes within the profile
 
-void read_own_outcomes(const profile_node& root, report_input& input) {
-  if (!input.profile.splits) root.wrong("splits beside outcomes");
-  const std::vector<std::string>& ids = input.profile.splits->test;
-  const auto choices = [&](const profile_node& node) {
-    if (node.size() != ids.size())
-      node.wrong("an array of " + std::to_string(ids.size()) + " answers");
-    std::vector<index_t> values;
-    for (std::size_t i = 0; i < ids.size(); ++i)
-      values.push_back(node.value()[i].is_null() ? zerotune::no_label : node.element(i).count());
-    return values;
-  };
-  const profile_node node = root.member("outcomes"), test = node.member("test");
-  const std::vector<index_t> labels = choices(test.member("label"));
-  const auto answers = [&](const char* key, row_outcome::answer row_outcome::*to) {
-    const profile_node answer = test.member(key);
-    const std::vector<index_t> predicted = choices(answer.member("predicted"));
-    const std::vector<index_t> generated = choices(answer.member("generated"));
-    for (std::size_t i = 0; i < ids.size(); ++i)
-      input.outcomes[i].*to = {predicted[i], generated[i], {}};
-  };
-  for (std::size_t i = 0; i < ids.size(); ++i)
-    input.outcomes.push_back({ids[i], labels[i], {}, {}});
-  answers("untouched", &row_outcome::untouched);
-  answers("tuned", &row_outcome::tuned);
-  zerotune::impl::take_list(node, "classes", input.classes,
-                            [](const profile_node& name) { return name.text(); });
+void add_own_outcomes(report_input& input) {
+  const zerotune::test_outcomes& outcomes = *input.profile.outcomes;
+  for (std::size_t i = 0; i < outcomes.label.size(); ++i) {
+    const auto answer = [i](const zerotune::answer_columns& answers) {
+      return row_outcome::answer{answers.predicted[i], answers.generated[i], {}};
+    };
+    input.outcomes.push_back({input.profile.splits->test[i], outcomes.label[i],
+                              answer(outcomes.untouched), answer(outcomes.tuned)});
+  }
+  input.classes = outcomes.classes;
   if (!input.outcomes.empty()) input.outcomes_note = "Rows of the test split only.";
 }
 
@@ -201,17 +173,13 @@ report_input read_report(const report_files& files) {
   report_input input;
   input.profile_name = files.profile;
   const zerotune::json_limits limits;
-  const std::string text = read_file(files.profile, limits.bytes);
-  input.profile = zerotune::read_profile(text, files.profile, limits);
-  const nlohmann::json document = zerotune::parse_json(text, files.profile, limits);
-  if (const auto settings = document.find("settings"); settings != document.end())
-    flatten(*settings, "", input.settings);
+  input.profile =
+      zerotune::read_profile(read_file(files.profile, limits.bytes), files.profile, limits);
   if (!files.analysis.empty()) input.analysis = read_analysis(files.analysis, input.profile.gamma);
-  const profile_node root(document, files.profile);
   if (!files.untouched.empty())
     add_predictions(files, input);
-  else if (root.find("outcomes"))
-    read_own_outcomes(root, input);
+  else if (input.profile.outcomes)
+    add_own_outcomes(input);
   if (!files.data.empty()) read_data(files.data, input);
   return input;
 }

@@ -5,7 +5,6 @@
 
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "analyze.hpp"
@@ -41,8 +40,6 @@ struct analysis_report {
 struct report_input {
   std::string profile_name;  ///< of the file
   zerotune::tuning_profile profile;
-  /// The profile's object "settings" in full and in its order, nested keys joined by dots.
-  std::vector<std::pair<std::string, std::string>> settings;
   std::optional<analysis_report> analysis;
   std::vector<row_outcome> outcomes;  ///< in the order of the untouched file
   std::string outcomes_note;          ///< which rows these are; empty without outcomes
@@ -57,8 +54,7 @@ struct report_files {
 
 /// Reads everything. Of the predictions only rows of the profile's test split count, if any is
 /// there: on the other rows the table was chosen. Without predictions the profile's own "outcomes"
-/// are used: {"test": {"label": [...], "untouched": {"predicted": [...], "generated": [... or
-/// null]}, "tuned": the same}, "classes": [names]}, in the order of its test split.
+/// are used.
 /// @throws usage_error, zerotune::format_error naming the file and what is wrong in it: also an
 ///         analysis of another shape than the profile's table, predictions of different rows
 report_input read_report(const report_files& files);

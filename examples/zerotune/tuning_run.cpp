@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "failure.hpp"
 #include "progress.hpp"
 #include "table.hpp"
 #include "tuning_options.hpp"
+#include "tuning_settings.hpp"
 #include "zerotune/tuning/loss.hpp"
 #include "zerotune/tuning/statistics.hpp"
 
@@ -71,6 +73,23 @@ class phase_bars {
  private:
   std::unique_ptr<progress> bar_;
 };
+
+zerotune::answer_columns columns_of(const results& answers) {
+  zerotune::answer_columns columns;
+  for (const example_result& answer : answers) {
+    columns.predicted.push_back(answer.predicted);
+    columns.generated.push_back(answer.generated);
+  }
+  return columns;
+}
+
+// Empty unless all rows share their choices.
+std::vector<std::string> classes_of(const data_set& data) {
+  const std::vector<std::string>& choices = data.rows.front().choices;
+  for (const data_row& row : data.rows)
+    if (row.choices != choices) return {};
+  return choices;
+}
 
 class tuning {
  public:
@@ -152,10 +171,11 @@ class tuning {
   void test() {
     if (!labelled_) return;
     out_.result.search =
-        compare_on(out_.splits.search, "search split, untouched", "search split, tuned");
+        compare_on(out_.splits.search, "search split, untouched", "search split, tuned").first;
     const std::vector<index_t>& test = out_.splits.test;
     if (!test.empty())
-      out_.result.test = compare_on(test, "test split, untouched", "test split, tuned");
+      std::tie(out_.result.test, out_.result.outcomes) =
+          compare_on(test, "test split, untouched", "test split, tuned");
     const comparison& seen = out_.result.test ? *out_.result.test : *out_.result.search;
     if (seen.tuned.invalid > 0.5)
       out_.result.warnings.push_back(
@@ -164,9 +184,16 @@ class tuning {
     if (!test.empty()) control(test);
   }
 
-  comparison compare_on(const std::vector<index_t>& rows, const char* before, const char* after) {
+  std::pair<comparison, zerotune::test_outcomes> compare_on(const std::vector<index_t>& rows,
+                                                            const char* before, const char* after) {
     const results untouched = evaluate(ones(), rows, before);
-    return compare(untouched, evaluate(out_.result.gamma, rows, after), rows, labels_, plan_.seed);
+    const results tuned = evaluate(out_.result.gamma, rows, after);
+    zerotune::test_outcomes outcomes;
+    for (const index_t row : rows) outcomes.label.push_back(labels_[static_cast<std::size_t>(row)]);
+    outcomes.untouched = columns_of(untouched);
+    outcomes.tuned = columns_of(tuned);
+    outcomes.classes = classes_of(data_);
+    return {compare(untouched, tuned, rows, labels_, plan_.seed), std::move(outcomes)};
   }
 
   // The same gammas on random heads: on random units where the paper's procedure chose units.
@@ -215,6 +242,7 @@ class tuning {
       for (const zerotune::descent_step& step : out_.search.descent->steps)
         p.descent.push_back({step.step, step.loss, step.gradient_norm});
     for (std::size_t i = 0; i < out_.search.candidates.size(); ++i) record_candidate(i);
+    p.settings = settings_of(plan_, data_);
   }
 
   void record_paper() {

@@ -23,6 +23,9 @@ struct tuning_plan {
   std::uint64_t seed = 1;
   index_t controls = 0;               ///< random selections to compare with
   tuning_journal* journal = nullptr;  ///< null: none is kept
+  std::string data_hash{};            ///< of the data file, for the record
+  std::string arithmetic{};           ///< of the model, likewise
+  std::string shots{};                ///< ids of the prompts' examples, likewise
 };
 
 /// What came of it.

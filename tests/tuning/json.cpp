@@ -60,6 +60,9 @@ tuning_profile full_profile() {
   p.placebo_equal = true;
   p.controls = {{7, {1, 2}, scores}};
   p.warnings = {"look out"};
+  p.outcomes = {
+      {0, 1, no_label}, {{0, 0, 1}, {no_label, 1, 0}}, {{1, 1, 1}, {0, 1, 2}}, {"n", "y"}};
+  p.settings = {{"descent.steps", "48"}, {"grid", "0.5,2"}};
   return p;
 }
 
@@ -81,6 +84,12 @@ TEST(json, what_is_written_is_read_back) {
   EXPECT_EQ(after.loss->choice_entropy, 0.25);
   EXPECT_EQ(after.candidates.at(0).gamma, before.candidates.at(0).gamma);
   EXPECT_FALSE(after.candidates.at(1).gamma || after.candidates.at(1).admitted);
+  ASSERT_TRUE(after.outcomes);
+  EXPECT_EQ(after.outcomes->label, before.outcomes->label);
+  EXPECT_EQ(after.outcomes->untouched, before.outcomes->untouched);
+  EXPECT_EQ(after.outcomes->tuned, before.outcomes->tuned);
+  EXPECT_EQ(after.outcomes->classes, before.outcomes->classes);
+  EXPECT_EQ(after.settings, before.settings);
   // Everything else: the second text is the first.
   EXPECT_EQ(write_profile(after), text);
 }
@@ -112,6 +121,29 @@ TEST(json, only_schema_version_and_gamma_are_required) {
        {R"({"version": 1, "gamma": [[1]]})", R"({"schema": "zerotune-profile", "gamma": [[1]]})",
         R"({"schema": "zerotune-profile", "version": 1})"})
     EXPECT_TRUE(mentions(refusal(text), {"p.json", "member"})) << text;
+}
+
+TEST(json, settings_of_any_depth_are_joined_by_dots) {
+  const tuning_profile p =
+      read_profile(profile_with(R"("settings": {"b": {"c": {"d": 0.5}, "e": [1, 2]}, "a": "x"})"));
+  EXPECT_EQ(p.settings,
+            (std::vector<profile_setting>{{"a", "x"}, {"b.c.d", "0.5"}, {"b.e", "[1,2]"}}));
+}
+
+TEST(json, outcomes_need_the_test_split_and_its_length) {
+  const auto with = [](const std::string& splits, const std::string& generated) {
+    return profile_with(splits + R"("outcomes": {"test": {"label": [0, 1], "untouched": )" +
+                        R"({"predicted": [0, 0], "generated": [null, 1]}, "tuned": )" +
+                        R"({"predicted": [0, 1], "generated": )" + generated + "}}}");
+  };
+  const std::string splits = R"("splits": {"test": ["a", "b"]}, )";
+  EXPECT_EQ(refusal(with(splits, "[0, null]")), "");
+  EXPECT_EQ(read_profile(with(splits, "[0, null]")).outcomes->tuned.generated,
+            (std::vector<index_t>{0, no_label}));
+  EXPECT_TRUE(mentions(refusal(with("", "[0, 1]")), {"p.json", "outcomes", "splits"}));
+  EXPECT_TRUE(
+      mentions(refusal(with(splits, "[0]")), {"outcomes.test.tuned.generated", "2 answers"}));
+  EXPECT_TRUE(mentions(refusal(with(splits, "[0, -1]")), {"tuned.generated[1]", ">= 0"}));
 }
 
 TEST(json, unknown_members_are_ignored_and_duplicates_refused) {

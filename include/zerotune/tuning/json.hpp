@@ -218,6 +218,38 @@ inline void read_search(const profile_node& root, tuning_profile& profile) {
   take_list(root, "candidates", profile.candidates, read_candidate);
 }
 
+/// Answers to the rows of the test split, in its order.
+inline test_outcomes read_outcomes(const profile_node& node, std::size_t rows) {
+  const auto column = [rows](const profile_node& choices) {
+    if (choices.size() != rows) choices.wrong("an array of " + std::to_string(rows) + " answers");
+    std::vector<index_t> values;
+    for (std::size_t i = 0; i < rows; ++i)
+      values.push_back(choices.value()[i].is_null() ? no_label : choices.element(i).count());
+    return values;
+  };
+  const auto answers = [&](const profile_node& side) {
+    return answer_columns{column(side.member("predicted")), column(side.member("generated"))};
+  };
+  const profile_node test = node.member("test");
+  test_outcomes outcomes{column(test.member("label")),
+                         answers(test.member("untouched")),
+                         answers(test.member("tuned")),
+                         {}};
+  take_list(node, "classes", outcomes.classes,
+            [](const profile_node& name) { return name.text(); });
+  return outcomes;
+}
+
+/// A member of an object of any depth as a setting: nested keys are joined by dots.
+inline void read_settings(const nlohmann::json& value, const std::string& name,
+                          std::vector<profile_setting>& settings) {
+  if (value.is_object())
+    for (const auto& [key, member] : value.items())
+      read_settings(member, name.empty() ? key : name + "." + key, settings);
+  else
+    settings.push_back({name, value.is_string() ? value.get<std::string>() : value.dump()});
+}
+
 inline void read_history(const profile_node& root, tuning_profile& profile) {
   const auto text = [](const profile_node& node) { return node.text(); };
   take(root, "template", profile.template_text);
@@ -267,6 +299,12 @@ inline void read_history(const profile_node& root, tuning_profile& profile) {
     return control;
   });
   take_list(root, "warnings", profile.warnings, text);
+  if_member(root, "outcomes", [&](const profile_node& node) {
+    if (!profile.splits) node.wrong("splits beside outcomes");
+    profile.outcomes = read_outcomes(node, profile.splits->test.size());
+  });
+  if (const nlohmann::json* settings = root.find("settings"))
+    read_settings(*settings, "", profile.settings);
 }
 
 }  // namespace impl

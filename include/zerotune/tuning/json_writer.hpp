@@ -119,6 +119,28 @@ inline void write_search(const tuning_profile& profile, ordered_json& json) {
     json["candidates"].push_back(write_candidate(candidate));
 }
 
+/// Choices by index, null for no_label.
+inline ordered_json write_choices(const std::vector<index_t>& choices) {
+  ordered_json json = ordered_json::array();
+  for (const index_t choice : choices)
+    json.push_back(choice == no_label ? ordered_json(nullptr) : ordered_json(choice));
+  return json;
+}
+
+inline ordered_json write_answers(const answer_columns& answers) {
+  return {{"predicted", write_choices(answers.predicted)},
+          {"generated", write_choices(answers.generated)}};
+}
+
+inline ordered_json write_outcomes(const test_outcomes& outcomes) {
+  ordered_json json = {{"test",
+                        {{"label", write_choices(outcomes.label)},
+                         {"untouched", write_answers(outcomes.untouched)},
+                         {"tuned", write_answers(outcomes.tuned)}}}};
+  if (!outcomes.classes.empty()) json["classes"] = outcomes.classes;
+  return json;
+}
+
 inline void write_history(const tuning_profile& profile, ordered_json& json) {
   const auto text = [&](const char* key, const std::string& value) {
     if (!value.empty()) json[key] = value;
@@ -155,6 +177,9 @@ inline void write_history(const tuning_profile& profile, ordered_json& json) {
                                 {"units", control.units},
                                 {"scores", write_scores(control.scores)}});
   if (!profile.warnings.empty()) json["warnings"] = profile.warnings;
+  if (profile.outcomes) json["outcomes"] = write_outcomes(*profile.outcomes);
+  for (const profile_setting& setting : profile.settings)
+    json["settings"][setting.name] = setting.value;
 }
 
 }  // namespace impl

@@ -101,6 +101,26 @@ struct unit_effect {
   bool selected = false;
 };
 
+/// What the model answered, row by row.
+struct answer_columns {
+  std::vector<index_t> predicted;  ///< choice of the largest likelihood
+  std::vector<index_t> generated;  ///< choice that the greedy continuation names; no_label: invalid
+  friend bool operator==(const answer_columns&, const answer_columns&) = default;
+};
+
+/// The answers to every row of the test split, in its order.
+struct test_outcomes {
+  std::vector<index_t> label;
+  answer_columns untouched, tuned;
+  std::vector<std::string> classes;  ///< names of the choices if all rows share them
+};
+
+/// A setting of the run by its name, such as "descent.step-size", and its value as text.
+struct profile_setting {
+  std::string name, value;
+  friend bool operator==(const profile_setting&, const profile_setting&) = default;
+};
+
 /// A tuning profile. Only the version and gamma are required; the rest is how it came about.
 struct tuning_profile {
   int version = profile_version;
@@ -130,6 +150,8 @@ struct tuning_profile {
   std::optional<bool> placebo_equal;  ///< gamma = 1 through the whole machinery changed nothing
   std::vector<control_report> controls;
   std::vector<std::string> warnings;
+  std::optional<test_outcomes> outcomes;
+  std::vector<profile_setting> settings;  ///< what else is needed to repeat it, by name
 };
 
 inline namespace ZEROTUNE_ABI {

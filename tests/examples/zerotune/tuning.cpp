@@ -2,6 +2,8 @@
 // Whole tuning runs on a small model: every method, journals, resuming, and what is refused.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "zerotune/tuning/json.hpp"
 #include "zerotune/tuning_options.hpp"
 #include "zerotune/tuning_run.hpp"
+#include "zerotune/tuning_settings.hpp"
 
 namespace {
 
@@ -78,6 +81,34 @@ TEST_F(tuning, every_method_runs_and_says_what_it_chose) {
     EXPECT_EQ(profile.cost->backward_rows > 0, profile.gradient.has_value());
     EXPECT_TRUE(mentions(format_outcome(outcome), {"untouched", "McNemar", "search", "test"}));
   }
+}
+
+// The answers in the profile are those that its scores count.
+TEST_F(tuning, the_answers_to_every_test_row_are_kept) {
+  const tuning_outcome outcome = run(plan("uniform"));
+  const zerotune::tuning_profile& profile = outcome.result;
+  ASSERT_TRUE(profile.outcomes);
+  const auto check = [&](const zerotune::answer_columns& answers,
+                         const zerotune::score_report& scores) {
+    ASSERT_EQ(answers.predicted.size(), 10u);
+    ASSERT_EQ(answers.generated.size(), 10u);
+    double likelihood = 0, generated = 0, invalid = 0;
+    for (std::size_t i = 0; i < 10; ++i) {
+      const index_t row = outcome.splits.test[i];
+      ASSERT_EQ(profile.outcomes->label[i], data_.rows[static_cast<std::size_t>(row)].label);
+      likelihood += answers.predicted[i] == profile.outcomes->label[i];
+      generated += answers.generated[i] == profile.outcomes->label[i];
+      invalid += answers.generated[i] == zerotune::no_label;
+    }
+    EXPECT_DOUBLE_EQ(likelihood / 10, scores.likelihood);
+    EXPECT_DOUBLE_EQ(generated / 10, scores.generated);
+    EXPECT_DOUBLE_EQ(invalid / 10, scores.invalid);
+  };
+  check(profile.outcomes->untouched, profile.test->untouched);
+  check(profile.outcomes->tuned, profile.test->tuned);
+  EXPECT_EQ(profile.outcomes->classes, data_.rows.front().choices);
+  data_.rows.front().choices.front() = "another";
+  EXPECT_TRUE(run(plan("uniform")).result.outcomes->classes.empty());
 }
 
 // uniform: the untouched model and two gammas on 8 rows; paper: 14 head indices and the untouched
@@ -165,6 +196,66 @@ TEST_F(tuning, without_labels_needs_an_objective_and_a_loss_without_labels) {
   settings.loss = "choices";
   what.search = settings.options(probe, 1, true);
   EXPECT_TRUE(mentions(refusal([&] { run(what); }), {"label"}));
+}
+
+// A setting that is forgotten makes a run that cannot be repeated from its profile.
+TEST_F(tuning, every_option_that_changes_a_search_is_among_the_settings) {
+  const tuning_plan before = plan("auto");
+  const auto settings = settings_of(before, data_);
+  const std::vector<std::function<void(tuning_plan&)>> changes{
+      [](tuning_plan& p) { p.search.methods.uniform = false; },
+      [](tuning_plan& p) { p.search.methods.paper = false; },
+      [](tuning_plan& p) { p.search.methods.gradient_select = false; },
+      [](tuning_plan& p) { p.search.methods.descent = false; },
+      [](tuning_plan& p) { p.search.grid.push_back(3); },
+      [](tuning_plan& p) { p.search.profile = zerotune::profiling::probe; },
+      [](tuning_plan& p) { p.search.probe.unit = zerotune::granularity::layer; },
+      [](tuning_plan& p) { p.search.probe.gamma = 3; },
+      [](tuning_plan& p) { p.search.probe.goal = zerotune::objective::entropy; },
+      [](tuning_plan& p) { p.search.share = 0.7; },
+      [](tuning_plan& p) { p.search.select.shares = {0.1}; },
+      [](tuning_plan& p) { p.search.select.strengths = {1.25f}; },
+      [](tuning_plan& p) { p.search.select.choices.pop_back(); },
+      [](tuning_plan& p) { p.search.descent.steps = 7; },
+      [](tuning_plan& p) { p.search.descent.step_size = 0.3; },
+      [](tuning_plan& p) { p.search.descent.beta1 = 0.5; },
+      [](tuning_plan& p) { p.search.descent.beta2 = 0.5; },
+      [](tuning_plan& p) { p.search.descent.epsilon = 1; },
+      [](tuning_plan& p) { p.search.descent.limit = 1; },
+      [](tuning_plan& p) { p.search.descent.batch = 2; },
+      [](tuning_plan& p) { p.search.descent.seed = 9; },
+      [](tuning_plan& p) { p.search.descent.pull = 1; },
+      [](tuning_plan& p) { p.search.descent.layer_sharing = 1; },
+      [](tuning_plan& p) { p.search.descent.head_sharing = 1; },
+      [](tuning_plan& p) { p.search.descent.keep.pop_back(); },
+      [](tuning_plan& p) { p.search.descent.loss.choices = 3; },
+      [](tuning_plan& p) { p.search.descent.loss.vocabulary = 3; },
+      [](tuning_plan& p) { p.search.descent.loss.entropy = 3; },
+      [](tuning_plan& p) { p.search.descent.loss.choice_entropy = 3; },
+      [](tuning_plan& p) { p.search.watched_rows = 3; },
+      [](tuning_plan& p) { p.search.patience = 9; },
+      [](tuning_plan& p) { p.search.race.goal = zerotune::objective::entropy; },
+      [](tuning_plan& p) { p.search.race.first_rows = 3; },
+      [](tuning_plan& p) { p.search.race.growth = 3; },
+      [](tuning_plan& p) { p.search.race.keep = 0.25; },
+      [](tuning_plan& p) { p.search.race.margin = 0.25; },
+      [](tuning_plan& p) { p.search.race.max_divergence = 3; },
+      [](tuning_plan& p) { p.search.race.min_spread = 0.25; },
+      [](tuning_plan& p) { p.sizes.profile = 5; },
+      [](tuning_plan& p) { p.sizes.search = 5; },
+      [](tuning_plan& p) { p.sizes.test = 5; },
+      [](tuning_plan& p) { p.controls = 5; },
+      [](tuning_plan& p) { p.data_hash = "another"; },
+      [](tuning_plan& p) { p.arithmetic = "another"; },
+      [](tuning_plan& p) { p.shots = "row-1"; }};
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    tuning_plan changed = before;
+    changes[i](changed);
+    EXPECT_NE(settings_of(changed, data_), settings) << "change " << i;
+  }
+  EXPECT_TRUE(std::is_sorted(settings.begin(), settings.end(),
+                             [](const auto& a, const auto& b) { return a.name < b.name; }));
+  EXPECT_EQ(run(before).result.settings, settings);
 }
 
 TEST(tuning_options, losses_are_parts_with_weights) {
