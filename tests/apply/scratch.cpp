@@ -4,30 +4,15 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
 #include "support/backends.hpp"
+#include "support/count_allocations.hpp"
 #include "support/errors.hpp"
 #include "support/scene.hpp"
 #include "zerotune/apply/attention.hpp"
 #include "zerotune/apply/decode.hpp"
 #include "zerotune/core/thread_pool.hpp"
-
-namespace {
-std::atomic<int> allocations{0};
-}  // namespace
-
-// Not inlined: compilers would take the pair of malloc and delete for a mistake.
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  ++allocations;
-  if (void* const memory = std::malloc(size == 0 ? 1 : size)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -73,9 +58,9 @@ TYPED_TEST(scratch_of, a_call_with_a_workspace_allocates_nothing_and_changes_no_
   this->run(none);
   const auto expected = this->out.elements();
   this->out.fill(9);
-  const int before = allocations;
+  const long before = test::allocations;
   this->run(workspace);
-  EXPECT_EQ(allocations, before);
+  EXPECT_EQ(test::allocations, before);
   EXPECT_TRUE(test::same_bits(this->out.elements(), expected));
 }
 
@@ -116,9 +101,9 @@ TYPED_TEST(scratch_of, pages_and_lengths_allocate_nothing) {
                         output.view(), this->s.usual(), whole);
   };
   call();
-  const int before = allocations;
+  const long before = test::allocations;
   call();
-  EXPECT_EQ(allocations, before);
+  EXPECT_EQ(test::allocations, before);
 }
 
 // Prefill, then steps of generation, each with a longer cache: what an engine does for every layer.
@@ -155,12 +140,12 @@ TYPED_TEST(scratch_of, a_running_engine_allocates_nothing) {
   };
   step(0, 140, false);
   step(140, 1, true);
-  const int before = allocations;
+  const long before = test::allocations;
   step(0, 140, false);
   for (index_t i = 140; i < 145; ++i) step(i, 1, false);
   step(145, 3, false);
   for (index_t i = 148; i < 150; ++i) step(i, 1, true);
-  EXPECT_EQ(allocations, before);
+  EXPECT_EQ(test::allocations, before);
 }
 
 TYPED_TEST(scratch_of, more_threads_than_the_workspace_serves_take_turns) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "support/backends.hpp"
+#include "support/sanitizers.hpp"
 #include "zerotune/apply/attention.hpp"
 #include "zerotune/policy/compose.hpp"
 #include "zerotune/policy/identity.hpp"
@@ -138,7 +139,7 @@ TEST(simd_instruction_counts, of_tiles_without_the_initial_token_do_not_grow) {
   }
 #if defined(__AVX512F__)
   GTEST_SKIP() << "valgrind does not know AVX-512; the build for AVX2 counts";
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#elif ZEROTUNE_TEST_ADDRESS_SANITIZER || ZEROTUNE_TEST_THREAD_SANITIZER
   GTEST_SKIP() << "valgrind and sanitizers exclude each other";
 #endif
   if (std::system("valgrind --version > /dev/null 2>&1") != 0)

@@ -16,8 +16,9 @@
 #include <ucontext.h>
 #endif
 
-#if defined(__SANITIZE_ADDRESS__)
-#define ZEROTUNE_TEST_ASAN 1
+#include "../../support/sanitizers.hpp"
+
+#if ZEROTUNE_TEST_ADDRESS_SANITIZER
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -82,7 +83,7 @@ class fibre {
 
   /// From the scheduler into the fibre.
   void resume() {
-#if defined(ZEROTUNE_TEST_ASAN)
+#if ZEROTUNE_TEST_ADDRESS_SANITIZER
     void* fake_stack = nullptr;
     __sanitizer_start_switch_fiber(&fake_stack, stack(), stack_bytes);
 #endif
@@ -95,14 +96,14 @@ class fibre {
 #else
     ::swapcontext(&scheduler_, &context_);
 #endif
-#if defined(ZEROTUNE_TEST_ASAN)
+#if ZEROTUNE_TEST_ADDRESS_SANITIZER
     __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #endif
   }
 
   /// From the fibre back to the scheduler.
   void leave() {
-#if defined(ZEROTUNE_TEST_ASAN)
+#if ZEROTUNE_TEST_ADDRESS_SANITIZER
     void* fake_stack = nullptr;
     __sanitizer_start_switch_fiber(done_ ? nullptr : &fake_stack, scheduler_stack_,
                                    scheduler_stack_bytes_);
@@ -115,7 +116,7 @@ class fibre {
 #else
     ::swapcontext(&context_, &scheduler_);
 #endif
-#if defined(ZEROTUNE_TEST_ASAN)
+#if ZEROTUNE_TEST_ADDRESS_SANITIZER
     __sanitizer_finish_switch_fiber(fake_stack, &scheduler_stack_, &scheduler_stack_bytes_);
 #endif
   }
@@ -135,7 +136,7 @@ class fibre {
   ucontext_t context_{}, scheduler_{};
 #endif
   void run() {
-#if defined(ZEROTUNE_TEST_ASAN)
+#if ZEROTUNE_TEST_ADDRESS_SANITIZER
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack_, &scheduler_stack_bytes_);
 #endif
     function_(argument_);
@@ -146,7 +147,7 @@ class fibre {
   /// The address sanitizer remembers the frames of a fibre that was left for good, also for whoever
   /// is given these addresses next.
   void forget_frames() const {
-#if defined(ZEROTUNE_TEST_ASAN)
+#if ZEROTUNE_TEST_ADDRESS_SANITIZER
     __asan_unpoison_memory_region(stack(), stack_bytes);
 #endif
   }

@@ -2,44 +2,14 @@
 // A forward pass whose workspace has seen such a call before takes no memory.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
 #include <new>
 #include <vector>
 
 #include "llama/model.hpp"
 #include "small_model.hpp"
+#include "support/count_allocations.hpp"
 #include "zerotune/policy/initial_token.hpp"
 #include "zerotune/policy/token_span.hpp"
-
-namespace {
-
-std::atomic<long> allocations{0};
-
-void* take(std::size_t size, std::size_t alignment) {
-  ++allocations;
-  const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
-  if (void* const memory = std::aligned_alloc(alignment, rounded ? rounded : alignment))
-    return memory;
-  throw std::bad_alloc();
-}
-
-}  // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  return take(size, alignof(std::max_align_t));
-}
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
-  return take(size, static_cast<std::size_t>(alignment));
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
-}
 
 namespace {
 
@@ -58,17 +28,17 @@ long allocations_of_a_third_pass(const Policy& policy) {
   long count = 0;
   for (int pass = 0; pass < 3; ++pass) {
     cache.truncate(0);
-    const long before = allocations;
+    const long before = test::allocations;
     llama::forward(m, policy, sequences, space, logits);
-    count = allocations - before;
+    count = test::allocations - before;
   }
   return count;
 }
 
 TEST(Allocations, AreCounted) {
-  const long before = allocations;
+  const long before = test::allocations;
   ::operator delete(::operator new(1));
-  EXPECT_EQ(allocations, before + 1);
+  EXPECT_EQ(test::allocations, before + 1);
 }
 
 TEST(Allocations, OfALaterPassAreNone) {
