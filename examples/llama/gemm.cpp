@@ -5,13 +5,17 @@
 #include <stdexcept>
 #include <string>
 
+#include "llama/cpu.hpp"
 #include "llama/gemm_kinds.hpp"
 
 namespace llama {
 
 bool is_available(gemm_kind kind) {
 #if defined(ZEROTUNE_LLAMA_WITH_ONEDNN)
-  return kind != gemm_kind::onednn_bf16 || onednn_has_bf16();
+  // With AVX2 and less, oneDNN cuts a long sum according to the number of rows, so that a row's
+  // bits depend on the others (seen with 960 inputs).
+  if (kind == gemm_kind::onednn) return instruction_set() >= zerotune::instruction_set::avx512;
+  return kind == gemm_kind::eigen || onednn_has_bf16();
 #else
   return kind == gemm_kind::eigen;
 #endif
@@ -36,7 +40,8 @@ gemm_kind default_gemm() {
 std::string why_unavailable(gemm_kind kind) {
   if (is_available(kind)) return {};
 #if defined(ZEROTUNE_LLAMA_WITH_ONEDNN)
-  return "this CPU has no instructions for bfloat16, or ZEROTUNE_INSTRUCTION_SET keeps them off";
+  const std::string needed = kind == gemm_kind::onednn ? "AVX-512" : "instructions for bfloat16";
+  return "this CPU has no " + needed + ", or ZEROTUNE_INSTRUCTION_SET keeps them off";
 #else
   return "this build has no oneDNN (Debian: libdnnl-dev)";
 #endif

@@ -20,12 +20,13 @@ enum class gemm_kind {
   onednn_bf16,  ///< oneDNN with weights and inputs rounded to bfloat16, sums in float
 };
 
-/// Whether this build has it and, for bfloat16, the CPU has instructions for it.
+/// Whether this build has it and the CPU has the instructions: AVX-512 for oneDNN's, for bfloat16
+/// AVX512-BF16 or AMX.
 bool is_available(gemm_kind kind);
 /// "eigen", "onednn" or "onednn-bf16".
 std::string_view name_of(gemm_kind kind);
 
-/// oneDNN where this build has it, else Eigen; float.
+/// oneDNN where it is available, else Eigen; float.
 gemm_kind default_gemm();
 
 /// Why `kind` is not available, for a message; empty if it is.
