@@ -6,24 +6,35 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <vector>
 
 namespace bench {
 
-/// This thread's time on a core, in seconds: everything here runs on one thread, and a shared
-/// machine takes its core away for milliseconds at a time.
+/// This thread's time on a core, in seconds: most of this runs on one thread, and a shared machine
+/// takes its core away for milliseconds at a time.
 inline double now() {
   timespec t;
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
-template <class Body>
-double time_of(const Body& body, int calls) {
-  const double begin = now();
-  for (int i = 0; i < calls; ++i) body();
-  return (now() - begin) / calls;
+/// The time that passes, in seconds: where several threads work together.
+inline double wall_now() {
+  timespec t;
+  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
+
+template <class Body>
+double time_of(const Body& body, int calls, double (*clock)() = now) {
+  const double begin = clock();
+  for (int i = 0; i < calls; ++i) body();
+  return (clock() - begin) / calls;
+}
+
+/// Few samples and no long shapes, where ZEROTUNE_BENCHMARK_QUICK is set: to see that all runs.
+inline bool is_quick() { return std::getenv("ZEROTUNE_BENCHMARK_QUICK") != nullptr; }
 
 /// Sorted ratios time(a) / time(b), one a round, and the fastest time of each.
 struct ratios {
@@ -38,18 +49,20 @@ struct ratios {
 
 /// Samples of about a millisecond: short enough that most are not interrupted.
 template <class A, class B>
-ratios compare(const A& a, const B& b, int rounds = 31, double sample_seconds = 1e-3) {
+ratios compare(const A& a, const B& b, int rounds = 31, double sample_seconds = 1e-3,
+               double (*clock)() = now) {
+  if (is_quick()) rounds = std::min(rounds, 3);
   a();
   b();  // one untimed run each
   const auto calls = [&](const auto& body) {
-    const double once = std::min(time_of(body, 1), time_of(body, 1));
+    const double once = std::min(time_of(body, 1, clock), time_of(body, 1, clock));
     return std::clamp(static_cast<int>(sample_seconds / std::max(once, 1e-9)), 1, 1 << 20);
   };
   const int calls_a = calls(a), calls_b = calls(b);
   ratios result;
   for (int round = 0; round < rounds; ++round) {
-    const double a1 = time_of(a, calls_a), b1 = time_of(b, calls_b);
-    const double b2 = time_of(b, calls_b), a2 = time_of(a, calls_a);
+    const double a1 = time_of(a, calls_a, clock), b1 = time_of(b, calls_b, clock);
+    const double b2 = time_of(b, calls_b, clock), a2 = time_of(a, calls_a, clock);
     result.sorted.push_back((a1 + a2) / (b1 + b2));
     result.fastest_a = std::min({result.fastest_a, a1, a2});
     result.fastest_b = std::min({result.fastest_b, b1, b2});
