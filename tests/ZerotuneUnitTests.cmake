@@ -4,6 +4,11 @@
 include(CheckCXXSourceRuns)
 include(GoogleTest)
 
+# In a typed test `using type = typename TestFixture::type` hides a member of the fixture. A library
+# of its own, so that the option comes after those of zerotune_development.
+add_library(zerotune_test_warnings INTERFACE)
+target_compile_options(zerotune_test_warnings INTERFACE -Wno-shadow)
+
 # What every unit test is compiled and linked with.
 function(zerotune_test_properties target)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests"
@@ -11,11 +16,12 @@ function(zerotune_test_properties target)
   target_compile_definitions(
     ${target} PRIVATE ZEROTUNE_TESTS_DIR="${PROJECT_SOURCE_DIR}/tests"
                       ZEROTUNE_EXAMPLES_DIR="${PROJECT_SOURCE_DIR}/examples")
-  target_link_libraries(${target} PRIVATE zerotune::zerotune zerotune_development GTest::gtest
-                                          GTest::gtest_main)
+  target_link_libraries(${target} PRIVATE zerotune::zerotune zerotune_development
+                                          zerotune_test_warnings GTest::gtest GTest::gtest_main)
   target_compile_options(${target} PRIVATE ${ZEROTUNE_TEST_OPTIMIZATION})
-  # In a typed test `using type = typename TestFixture::type` hides a member of the fixture.
-  target_compile_options(${target} PRIVATE -Wno-shadow)
+  if(ZEROTUNE_TEST_FEW_TYPES)
+    target_compile_definitions(${target} PRIVATE ZEROTUNE_TEST_FEW_TYPES)
+  endif()
   foreach(part simd eigen tuning)
     if(TARGET zerotune::${part})
       target_link_libraries(${target} PRIVATE zerotune::${part})
@@ -107,23 +113,51 @@ function(zerotune_cpu_runs architecture result)
   set(${result} ${ZEROTUNE_CPU_RUNS_${architecture}} PARENT_SCOPE)
 endfunction()
 
+function(zerotune_test_architecture target flags)
+  target_compile_options(${target} PRIVATE ${flags})
+  if(flags)
+    # The other back ends, which the first executable tests, are left out.
+    target_compile_definitions(${target} PRIVATE ZEROTUNE_TEST_ONLY_SIMD)
+  endif()
+endfunction()
+
+# The flags let ccache see through a precompiled header.
+function(zerotune_let_ccache_see_through target)
+  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>
+                                           "$<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>")
+endfunction()
+
+# zerotune_precompile_tests(<target> <flags>): a precompiled header of what every unit test includes.
+function(zerotune_precompile_tests target flags)
+  if(TARGET ${target})
+    return()
+  endif()
+  set(source "${CMAKE_CURRENT_BINARY_DIR}/precompiled.cpp")
+  file(CONFIGURE OUTPUT "${source}" CONTENT "// SPDX-License-Identifier: Apache-2.0\n")
+  add_library(${target} OBJECT "${source}")
+  zerotune_test_properties(${target})
+  zerotune_test_architecture(${target} "${flags}")
+  zerotune_let_ccache_see_through(${target})
+  target_precompile_headers(${target} PRIVATE <gtest/gtest.h> <cmath> <cstdint> <limits> <string>
+                            <vector>)
+endfunction()
+
 # zerotune_add_test_executable(<target> <prefix> <filter> <flags> <sources> <libraries>)
 function(zerotune_add_test_executable target prefix filter flags sources libraries)
   add_executable(${target} ${sources})
   add_dependencies(zerotune_unit_tests ${target})
   zerotune_test_properties(${target})
   target_link_libraries(${target} PRIVATE ${libraries})
-  target_compile_options(${target} PRIVATE ${flags})
-  if(flags)
-    # support/backends.hpp may leave out the other back ends, which the first executable tests.
-    target_compile_definitions(${target} PRIVATE ZEROTUNE_TEST_ONLY_SIMD)
-  endif()
-  if(NOT libraries AND NOT flags)
-    # The rest is compiled for another instruction set. The flags let ccache see through it.
-    target_compile_options(
-      ${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>
-                        "$<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>")
-    target_precompile_headers(${target} REUSE_FROM zerotune_test_precompiled)
+  zerotune_test_architecture(${target} "${flags}")
+  if(NOT libraries)
+    # One precompiled header for each instruction set: the flags have to be the same.
+    set(precompiled zerotune_test_precompiled)
+    if(flags)
+      string(MAKE_C_IDENTIFIER "${precompiled}_${flags}" precompiled)
+    endif()
+    zerotune_precompile_tests(${precompiled} "${flags}")
+    zerotune_let_ccache_see_through(${target})
+    target_precompile_headers(${target} REUSE_FROM ${precompiled})
   endif()
   set(filter_argument "")
   if(filter)
