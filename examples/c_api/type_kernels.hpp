@@ -127,33 +127,37 @@ struct type_operations {
     const T* const v = head_data<T>(p.v, at.batch, kv_head);
     const geometry g = geometry_of(p);
     const auto m = biases(p);
+    // Float32 beside sums in float64.
+    float* const narrow =
+        r.lse_copied ? head_data<float>(p.lse, at.batch, at.head) + at.first * p.lse.strides[2]
+                     : nullptr;
+    const auto lse = [&](index_t i) {
+      return narrow ? static_cast<double>(narrow[i * p.lse.strides[2]])
+                    : static_cast<double>(r.lse[i * r.lse_row]);
+    };
+    const index_t rows_here = at.last - at.first;
+    row_status status[block_rows];
+    impl::correct_rows<back_end>(
+        impl::corrected_head<T, acc>{v, p.v.strides[2], p.v.strides[3], r.out, r.out_row,
+                                     r.out_column, p.out.shape[3], p.min_d},
+        index_t(0), rows_here, g, m, g.at(at.batch, at.head, at.first),
+        [&](index_t i, index_t rows, index_t j, double* a) {
+          impl::weights_from_lse<back_end>(
+              static_cast<const acc*>(r.q + i * r.q_row), r.q_row, r.q_column,
+              k + j * p.k.strides[2], p.k.strides[3], p.q.shape[3], p.softmax_scale,
+              static_cast<double>(p.softcap), [&](index_t n) { return lse(i + n); }, rows, a);
+        },
+        status,
+        [&](index_t i, double log_d) {
+          r.write_out(i, p.out.shape[3]);
+          const double sum = lse(i) + log_d;
+          if (narrow)
+            narrow[i * p.lse.strides[2]] = static_cast<float>(sum);
+          else
+            r.lse[i * r.lse_row] = static_cast<acc>(sum);
+        });
     index_t amplified = 0;
-    for (index_t i = 0; i < at.last - at.first; ++i) {
-      // Float32 beside sums in float64.
-      float* const narrow = r.lse_copied ? head_data<float>(p.lse, at.batch, at.head) +
-                                               (at.first + i) * p.lse.strides[2]
-                                         : nullptr;
-      double lse =
-          narrow ? static_cast<double>(*narrow) : static_cast<double>(r.lse[i * r.lse_row]);
-      double d = 1;
-      const row_status status = impl::correct_row<back_end>(
-          v, p.v.strides[2], p.v.strides[3], r.out + i * r.out_row, r.out_column, p.out.shape[3],
-          p.min_d, g, m, g.at(at.batch, at.head, at.first + i),
-          [&](index_t j) {
-            return impl::weight_from_lse<back_end>(
-                static_cast<const acc*>(r.q + i * r.q_row), r.q_column, k + j * p.k.strides[2],
-                p.k.strides[3], p.q.shape[3], p.softmax_scale, static_cast<double>(p.softcap), lse);
-          },
-          &d);
-      if (status == row_status::amplified) ++amplified;
-      if (status != row_status::corrected) continue;
-      r.write_out(i, p.out.shape[3]);
-      lse += ::log(d);
-      if (narrow)
-        *narrow = static_cast<float>(lse);
-      else
-        r.lse[i * r.lse_row] = static_cast<acc>(lse);
-    }
+    for (index_t i = 0; i < rows_here; ++i) amplified += status[i] == row_status::amplified;
     return amplified;
   }
 

@@ -43,6 +43,7 @@ class Run:
     shots: int = 0
     context: int = 0  # tokens of text that has nothing to do with the task, before the prompt
     weights: str = ""  # "": the model's file as it is
+    compute: str = "fp32"  # --compute of the program
     tunes: bool = True  # False: judges the table of the quality experiment under other decoding
 
     def name(self):
@@ -187,13 +188,14 @@ QUICK_SPLITS = {"profile": 16, "search": 32, "test": 40}
 QUICK_OPTIONS = {"steps": 16}
 
 
-def plan(tasks, only, quick):
+def plan(tasks, only, quick, compute="fp32"):
     """All runs of the experiments in `only` (or of all of them), each with its splits and options."""
     runs = []
     for name, make in EXPERIMENTS.items():
         if only and name not in only:
             continue
         for run in make(tasks, quick):
+            run.compute = compute
             run.splits = {**tasks["splits"], **(QUICK_SPLITS if quick else {}), **run.splits}
             if quick and run.tunes:
                 run.options = {**QUICK_OPTIONS, **run.options}
@@ -208,7 +210,7 @@ def sha256(data):
 def tuned_by(run, quick):
     """The run of the quality experiment whose table a run without tuning judges."""
     return Run("quality", run.task, run.wording, run.seed, run.method, splits=run.splits,
-               options=dict(QUICK_OPTIONS) if quick else {})
+               options=dict(QUICK_OPTIONS) if quick else {}, compute=run.compute)
 
 
 def key_of(run, tasks, version, model_hash, data_hash):
@@ -229,6 +231,8 @@ def key_of(run, tasks, version, model_hash, data_hash):
         "context": run.context,
         "weights": run.weights,
     }
+    if run.compute != "fp32":
+        key["compute"] = run.compute
     if run.context:
         key["filler"] = sha256(FILLER.encode())
     if not run.tunes:

@@ -449,6 +449,11 @@ def page(runs, tasks, notes):
         "otherwise. Every accuracy is given by likelihood (the likeliest choice) and generated (the "
         "greedy answer; one that names no choice is wrong). What was not run says so.",
     ]
+    rounded = [run["key"].get("compute") == "bf16" for found in runs.values() for run in found
+               if "key" in run]
+    if any(rounded):
+        parts.append(f"{sum(rounded)} of {len(rounded)} runs were made with `--compute bf16`, which "
+                     "rounds the inputs of matrix products to bfloat16 and takes about half the time.")
     parts += quality_section(runs.get("quality", []), tasks)
     for name in TITLES:
         planned = len(experiments.plan(tasks, [name], False))

@@ -75,12 +75,14 @@ inline double resolve_scale(double softmax_scale, index_t head_dim) {
   return softmax_scale != 0.0 ? softmax_scale : 1.0 / std::sqrt(static_cast<double>(head_dim));
 }
 
-/// Walks the rows of `out`, corrects each and records what became of it.
-template <class Backend, class KV, element Out, bias_modifier Modifier, class Executor,
-          class Weight, class Finish>
-output_report correct_rows(const tensor_view<KV, 4>& v, const tensor_view<Out, 4>& out,
-                           const Modifier& modifier, const geometry& g, double min_d,
-                           Executor& executor, const Weight& weight, const Finish& finish) {
+/// Corrects the rows of `out` in place and records what became of each.
+/// @param weights  weights(b, h, i, rows, j, a): a[n] = a_j of row i + n of head h
+/// @param finish   finish(b, h, i, log D) for each corrected row
+template <class Backend, element KV, element Out, bias_modifier Modifier, class Executor,
+          class Weights, class Finish>
+output_report correct_output(const tensor_view<const KV, 4>& v, const tensor_view<Out, 4>& out,
+                             const Modifier& modifier, const geometry& g, double min_d,
+                             Executor& executor, const Weights& weights, const Finish& finish) {
   const attention_shape& shape = g.shape;
   output_report report{shape.num_heads, shape.q_len, {}};
   report.rows.resize(static_cast<std::size_t>(shape.batch * shape.num_heads * shape.q_len));
@@ -88,15 +90,19 @@ output_report correct_rows(const tensor_view<KV, 4>& v, const tensor_view<Out, 4
   const index_t group_size = shape.num_heads / v.extent(1);
   row_status* const status = report.rows.data();
   for_row_blocks(executor, shape, [&](index_t b, index_t h, index_t first, index_t last) {
-    for (index_t i = first; i < last; ++i) {
-      double d = 1.0;
-      const row_status result = correct_row<Backend>(
-          static_cast<const KV*>(v.pointer(b, h / group_size, 0, 0)), v.stride(2), v.stride(3),
-          out.pointer(b, h, i, 0), out.stride(3), v.extent(3), min_d, g, modifier, g.at(b, h, i),
-          [&](index_t j) { return weight(b, h, i, j); }, &d);
-      status[(b * shape.num_heads + h) * shape.q_len + i] = result;
-      if (result == row_status::corrected) finish(b, h, i, d);
-    }
+    const corrected_head<KV, Out> head{v.pointer(b, h / group_size, 0, 0),
+                                       v.stride(2),
+                                       v.stride(3),
+                                       out.pointer(b, h, 0, 0),
+                                       out.stride(2),
+                                       out.stride(3),
+                                       v.extent(3),
+                                       min_d};
+    correct_rows<Backend>(
+        head, first, last, g, modifier, g.at(b, h, 0),
+        [&](index_t i, index_t rows, index_t j, double* a) { weights(b, h, i, rows, j, a); },
+        status + (b * shape.num_heads + h) * shape.q_len + first,
+        [&](index_t i, double log_d) { finish(b, h, i, log_d); });
   });
   return report;
 }
@@ -157,17 +163,19 @@ output_report correct_output(Backend, const tensor_view<Out, 4>& out,
 
   const index_t group_size = shape.num_heads / k.extent(1);
   const double scale = impl::resolve_scale(options.softmax_scale, q.extent(3));
-  return impl::correct_rows<Backend>(
-      tensor_view<const kv_type, 4>(v), out, modifier, g, options.min_d, executor,
-      [&](index_t b, index_t h, index_t i, index_t j) {
-        return impl::weight_from_lse<Backend>(
-            static_cast<const impl::plain<Q>*>(q.pointer(b, h, i, 0)), q.stride(3),
-            static_cast<const kv_type*>(k.pointer(b, h / group_size, j, 0)), k.stride(3),
-            q.extent(3), scale, options.softcap, static_cast<double>(lse(b, h, i)));
+  const tensor_view<const impl::plain<Q>, 4> queries(q);
+  const tensor_view<const kv_type, 4> keys(k), values(v);
+  return impl::correct_output<Backend>(
+      values, out, modifier, g, options.min_d, executor,
+      [&](index_t b, index_t h, index_t i, index_t rows, index_t j, double* a) {
+        impl::weights_from_lse<Backend>(
+            queries.pointer(b, h, i, 0), q.stride(2), q.stride(3),
+            keys.pointer(b, h / group_size, j, 0), k.stride(3), q.extent(3), scale, options.softcap,
+            [&](index_t n) { return static_cast<double>(lse(b, h, i + n)); }, rows, a);
       },
-      [&](index_t b, index_t h, index_t i, double d) {
+      [&](index_t b, index_t h, index_t i, double log_d) {
         auto& l = lse(b, h, i);
-        l = static_cast<accumulator_t<Out>>(static_cast<double>(l) + std::log(d));
+        l = static_cast<accumulator_t<Out>>(static_cast<double>(l) + log_d);
       });
 }
 template <class Q, class K, class V, element Out, bias_modifier Modifier,
@@ -222,10 +230,12 @@ output_report correct_output_by_mass(Backend, const tensor_view<Out, 4>& out,
       impl::resolve(function, shape, sequence_options{options.kv_lengths, options.q_starts});
   check_modifier(modifier, function, shape);
   impl::check_single_key(function, modifier, g);
-  return impl::correct_rows<Backend>(
+  return impl::correct_output<Backend>(
       tensor_view<const kv_type, 4>(v), out, modifier, g, options.min_d, executor,
-      [&](index_t b, index_t h, index_t i, index_t) {
-        return static_cast<double>(static_cast<accumulator_t<impl::plain<Mass>>>(mass(b, h, i)));
+      [&](index_t b, index_t h, index_t i, index_t rows, index_t, double* a) {
+        for (index_t n = 0; n < rows; ++n)
+          a[n] =
+              static_cast<double>(static_cast<accumulator_t<impl::plain<Mass>>>(mass(b, h, i + n)));
       },
       [](index_t, index_t, index_t, double) {});
 }

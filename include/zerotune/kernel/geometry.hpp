@@ -45,6 +45,20 @@ bool is_masked(Real bias) {
   return bias <= mask_threshold<Real>;
 }
 
+/// What a hidden key's weight is multiplied by: it is left alone.
+inline constexpr double hidden_factor = -1;
+
+/// e^bias of one key. A modifier that knows it without a logarithm says so: factor(row, kv_pos).
+template <bias_modifier Modifier>
+double weight_factor(const Modifier& m, row r, index_t kv_pos) {
+  if constexpr (requires { m.factor(r, kv_pos); }) {
+    return m.factor(r, kv_pos);
+  } else {
+    const double bias = m.log_bias(r, static_cast<double>(kv_pos));
+    return is_masked(bias) ? hidden_factor : exp_of(bias);
+  }
+}
+
 /// True if gamma = 0 excludes every key that the row sees: such a row is finalised as if it were
 /// unmodified. Decided by positions and masks alone, never by a weight.
 template <bias_modifier Modifier>

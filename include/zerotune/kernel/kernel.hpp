@@ -26,7 +26,11 @@ inline namespace ZEROTUNE_ABI {
 ///   acc dot(const U* q, index_t q_stride, const T* k, index_t k_stride, index_t count)
 ///   void axpy(acc weight, const T* x, index_t stride, acc* y, index_t count)   y += weight * x
 ///   void store(const acc* x, acc factor, T* y, index_t stride, index_t count)  y = x * factor
+///   void scale_add(T* y, index_t stride, acc factor, acc weight, const U* x, index_t x_stride,
+///                  index_t count)            y = factor * y + weight * x; may take the distance
+///                                       to memory that will be written soon, to fetch it meanwhile
 ///   acc exp_and_sum(acc* x, acc shift, index_t count)   x = exp(x - shift), returns their sum
+///   void logs(double* x, index_t count)                 x = log x, x > 0; may be left out
 ///
 /// and, if it takes a block of keys better than one at a time (kernel/attention_row.hpp):
 ///

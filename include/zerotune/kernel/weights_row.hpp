@@ -11,20 +11,6 @@ namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace impl {
 
-/// What a hidden key's weight is multiplied by: it is left alone.
-inline constexpr double hidden_factor = -1;
-
-/// e^bias of one key. A modifier that knows it without a logarithm says so: factor(row, kv_pos).
-template <bias_modifier Modifier>
-double weight_factor(const Modifier& m, row r, index_t kv_pos) {
-  if constexpr (requires { m.factor(r, kv_pos); }) {
-    return m.factor(r, kv_pos);
-  } else {
-    const double bias = m.log_bias(r, static_cast<double>(kv_pos));
-    return is_masked(bias) ? hidden_factor : exp_of(bias);
-  }
-}
-
 /// The keys of a row that are changed: what they hold before and after, and whether that differs.
 struct changed_sums {
   double before = 0, after = 0;

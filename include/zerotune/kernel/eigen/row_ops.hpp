@@ -51,6 +51,19 @@ struct row_ops<backend::eigen, T> {
       row = Eigen::Map<const Eigen::Array<acc, Eigen::Dynamic, 1>>(x, count) * factor;
     });
   }
+  template <class U>
+  static void scale_add(T* y, index_t stride, acc factor, acc weight, const U* x, index_t x_stride,
+                        index_t count) noexcept {
+    on_row(y, stride, count, [&](auto row) {
+      if constexpr (std::floating_point<U>)
+        on_row(x, x_stride, count, [&](const auto& other) {
+          row = factor * row + weight * other.template cast<acc>();
+        });
+      else  // no scalar of Eigen
+        for (index_t i = 0; i < count; ++i)
+          row(i) = factor * row(i) + weight * static_cast<acc>(x[i * x_stride]);
+    });
+  }
 
  private:
   /// Calls body with a map of the row: contiguous rows have a type of their own, for packets.

@@ -40,6 +40,13 @@ struct row_ops<backend::scalar, T> {
   static void store(const acc* x, acc factor, T* y, index_t stride, index_t count) noexcept {
     for (index_t i = 0; i < count; ++i) y[i * stride] = static_cast<T>(x[i] * factor);
   }
+  template <class U>
+  static void scale_add(T* y, index_t stride, acc factor, acc weight, const U* x, index_t x_stride,
+                        index_t count) noexcept {
+    for (index_t i = 0; i < count; ++i)
+      y[i * stride] = static_cast<T>(factor * static_cast<acc>(y[i * stride]) +
+                                     weight * static_cast<acc>(x[i * x_stride]));
+  }
   static acc exp_and_sum(acc* x, acc shift, index_t count) noexcept {
     acc total = 0;
     for (index_t i = 0; i < count; ++i) {

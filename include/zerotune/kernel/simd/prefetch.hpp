@@ -12,6 +12,13 @@ namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace impl {
 
+/// Asks for the cache line `bytes` behind an address, to be written soon; there may be nothing.
+ZEROTUNE_ALWAYS_INLINE void prefetch_for_writing(const void* from, index_t bytes) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(from) +
+                                                   static_cast<std::uintptr_t>(bytes)),
+                     1, 3);
+}
+
 /// Rows of memory that are to be fetched, some lines at each call.
 class prefetch_queue {
  public:

@@ -6,6 +6,7 @@
 #include "zerotune/kernel/simd/exp.hpp"
 #include "zerotune/kernel/simd/load.hpp"
 #include "zerotune/kernel/simd/modifier.hpp"
+#include "zerotune/kernel/simd/prefetch.hpp"
 #include "zerotune/kernel/simd/scale.hpp"
 
 #if defined(__GNUC__) && !defined(__clang__)  // as in xsimd_compat.hpp
@@ -95,6 +96,30 @@ struct row_ops<backend::simd<Arch>, T> {
     for (; i < count; ++i) y[i * stride] = static_cast<T>(x[i] * factor);
   }
 
+  template <class U>
+  [[gnu::flatten]] static void scale_add(T* y, index_t stride, acc factor, acc weight, const U* x,
+                                         index_t x_stride, index_t count,
+                                         index_t ahead = 0) noexcept {
+    const batch f(factor), w(weight);
+    index_t i = 0;
+    if (stride == 1 && x_stride == 1) {
+      if (ahead != 0)
+        for (index_t at = 0; at < count; at += 64 / index_t{sizeof(T)})
+          impl::prefetch_for_writing(y, (ahead + at) * index_t{sizeof(T)});
+      for (; i + lanes <= count; i += lanes)
+        impl::store(impl::multiply_add(w, impl::load<batch>(x + i), impl::load<batch>(y + i) * f),
+                    y + i);
+      if (i < count)
+        impl::store_first(impl::multiply_add(w, impl::load_first<batch>(x + i, count - i),
+                                             impl::load_first<batch>(y + i, count - i) * f),
+                          y + i, count - i);
+      return;
+    }
+    for (; i < count; ++i)
+      y[i * stride] = static_cast<T>(factor * static_cast<acc>(y[i * stride]) +
+                                     weight * static_cast<acc>(x[i * x_stride]));
+  }
+
   /// @pre no x is above shift
   [[gnu::flatten]] static acc exp_and_sum(acc* x, acc shift, index_t count) noexcept {
     const batch s(shift);
@@ -111,6 +136,15 @@ struct row_ops<backend::simd<Arch>, T> {
       total += impl::load_first<batch>(x + i, count - i);
     }
     return impl::sum_of_lanes(total);
+  }
+
+  /// x = log x for positive x.
+  [[gnu::flatten]] static void logs(double* x, index_t count) noexcept {
+    using doubles = impl::batch<double, Arch>;
+    index_t i = 0;
+    for (; i + impl::lanes<doubles> <= count; i += impl::lanes<doubles>)
+      xsimd::log(impl::load<doubles>(x + i)).store_unaligned(x + i);
+    for (; i < count; ++i) x[i] = impl::log_of(x[i]);
   }
 
   /// scores[j] = factor * <q, k_j> for `keys` rows of k.
