@@ -13,13 +13,12 @@
 #include <thread>
 
 #include "zerotune/apply/checks.hpp"
+#include "zerotune/kernel/kernel.hpp"
 
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace impl {
 
-/// A slot begins at a multiple of this.
-inline constexpr index_t scratch_alignment = 64;
 /// Most slots of one call: the bits of a word.
 inline constexpr index_t scratch_limit = 64;
 

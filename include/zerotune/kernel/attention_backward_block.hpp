@@ -4,6 +4,7 @@
 // row of kv_len numbers is kept. Dao, arXiv 2307.08691, section 3.1.2.
 #pragma once
 
+#include "zerotune/kernel/attention_backward_products.hpp"
 #include "zerotune/kernel/attention_backward_row.hpp"
 
 namespace zerotune {
@@ -13,85 +14,6 @@ namespace impl {
 /// Queries and keys of a tile. Constants: results depend on nothing else.
 inline constexpr index_t backward_queries = 64;
 inline constexpr index_t backward_keys = 64;
-/// Rows of a tile are padded with zeros to a multiple of this, which every vector divides.
-inline constexpr index_t backward_padding = 16;
-
-constexpr index_t padded(index_t count) {
-  return (count + backward_padding - 1) / backward_padding * backward_padding;
-}
-
-/// a * b + c; a back end whose row_ops name a `batch` type defines it.
-template <class Batch>
-ZEROTUNE_ALWAYS_INLINE Batch multiply_add(const Batch& a, const Batch& b, const Batch& c);
-
-/// c += a b for small matrices: a is [rows, depth] with any strides, b [depth, columns] and c
-/// [rows, columns] have unit column stride.
-template <class Acc>
-struct block_product {
-  const Acc* a;
-  index_t a_row, a_column;
-  const Acc* b;
-  index_t b_row;
-  Acc* c;
-  index_t c_row;
-  index_t rows, columns, depth;
-};
-
-/// Rows by Vectors batches of c stay in registers while the depth is walked.
-template <class Batch, index_t Rows, index_t Vectors, class Acc>
-ZEROTUNE_ALWAYS_INLINE void product_tile(const block_product<Acc>& p, index_t row_,
-                                         index_t column) {
-  constexpr auto lanes = static_cast<index_t>(Batch::size);
-  Batch totals[Rows][Vectors];
-  Acc* const c = p.c + row_ * p.c_row + column;
-  for (index_t i = 0; i < Rows; ++i)
-    for (index_t n = 0; n < Vectors; ++n)
-      totals[i][n] = Batch::load_unaligned(c + i * p.c_row + n * lanes);
-  const Acc* a = p.a + row_ * p.a_row;
-  const Acc* b = p.b + column;
-  for (index_t t = 0; t < p.depth; ++t, a += p.a_column, b += p.b_row) {
-    Batch vectors[Vectors];
-    for (index_t n = 0; n < Vectors; ++n) vectors[n] = Batch::load_unaligned(b + n * lanes);
-    for (index_t i = 0; i < Rows; ++i) {
-      const Batch factor(a[i * p.a_row]);
-      for (index_t n = 0; n < Vectors; ++n)
-        totals[i][n] = multiply_add(factor, vectors[n], totals[i][n]);
-    }
-  }
-  for (index_t i = 0; i < Rows; ++i)
-    for (index_t n = 0; n < Vectors; ++n) totals[i][n].store_unaligned(c + i * p.c_row + n * lanes);
-}
-
-template <class Batch, index_t Vectors, class Acc>
-ZEROTUNE_ALWAYS_INLINE void product_columns(const block_product<Acc>& p, index_t column) {
-  constexpr index_t rows = 4;
-  index_t i = 0;
-  for (; i + rows <= p.rows; i += rows) product_tile<Batch, rows, Vectors>(p, i, column);
-  for (; i < p.rows; ++i) product_tile<Batch, 1, Vectors>(p, i, column);
-}
-
-/// @pre columns is a multiple of backward_padding
-template <class Backend, class Acc>
-[[gnu::flatten]] void multiply_blocks(const block_product<Acc>& p) noexcept {
-  if constexpr (has_batch<Backend, Acc>) {
-    using batch = typename row_ops<Backend, Acc>::batch;
-    constexpr auto lanes = static_cast<index_t>(batch::size);
-    static_assert(backward_padding % lanes == 0);
-    // 16 totals where there are 32 registers, else 8: enough to hide the latency of multiply_add.
-    constexpr index_t vectors = sizeof(batch) >= 64 ? 4 : 2;
-    index_t column = 0;
-    for (; column + vectors * lanes <= p.columns; column += vectors * lanes)
-      product_columns<batch, vectors>(p, column);
-    for (; column < p.columns; column += lanes) product_columns<batch, 1>(p, column);
-  } else {
-    for (index_t i = 0; i < p.rows; ++i)
-      for (index_t t = 0; t < p.depth; ++t) {
-        const Acc factor = p.a[i * p.a_row + t * p.a_column];
-        for (index_t n = 0; n < p.columns; ++n)
-          p.c[i * p.c_row + n] += factor * p.b[t * p.b_row + n];
-      }
-  }
-}
 
 /// What the backward pass of a key-value head reads and writes; every pointer stands at its batch
 /// entry and at the first head of the group (of k, v, d_k, d_v: at the key-value head).
@@ -119,7 +41,7 @@ void store_number(void* data, index_t offset, double value) noexcept {
 struct backward_layout {
   index_t key_width, value_width, rows;
   index_t d_q, lse, delta, ignores_zero, q, d_out, k, k_columns, v_columns, d_k, d_v, weights,
-      logits, slopes, line, total;
+      logits, slopes, lines, total;
 
   backward_layout(index_t head_dim, index_t value_dim, index_t rows_)
       : key_width(padded(head_dim)), value_width(padded(value_dim)), rows(rows_) {
@@ -143,9 +65,55 @@ struct backward_layout {
     weights = take(backward_queries * backward_keys);
     logits = take(backward_queries * backward_keys);
     slopes = take(backward_queries * backward_keys);
-    line = take(2 * value_width);
-    total = at;
+    lines = take(backward_padding * value_width);
+    total = at + backward_padding;  // for the group to begin at a cache line
   }
+};
+
+/// How far the queries of a tile see, backward_padding queries at a time: below the diagonal of a
+/// causal tile nothing is computed.
+template <class Acc>
+class backward_strips {
+ public:
+  backward_strips(const backward_row<Acc>* rows, index_t count, index_t first_key, index_t columns)
+      : count_(count), columns_(columns) {
+    for (index_t i = 0; i < count; ++i) {
+      index_t& limit = limits_[i / backward_padding];
+      const index_t seen = padded(rows[i].seen.end - first_key);
+      limit = limit < seen ? seen : limit;
+    }
+    for (index_t s = 0; s < strips(); ++s) whole_ = whole_ && limits_[s] == columns;
+  }
+
+  /// body(queries, keys): the first `keys` keys are all that these queries see.
+  template <class Body>
+  void for_queries(const Body& body) const {
+    if (whole_) return body(range{0, count_}, columns_);
+    for (index_t s = 0; s < strips(); ++s)
+      if (limits_[s] > 0) body(queries(s, s + 1), limits_[s]);
+  }
+  /// body(keys, queries): no other queries see these keys.
+  template <class Body>
+  void for_keys(const Body& body) const {
+    if (whole_) return body(range{0, columns_}, range{0, count_});
+    for (index_t key = 0; key < columns_; key += backward_padding) {
+      index_t begin = 0, end = strips();
+      while (begin < end && limits_[begin] <= key) ++begin;
+      while (begin < end && limits_[end - 1] <= key) --end;
+      if (begin < end) body(range{key, key + backward_padding}, queries(begin, end));
+    }
+  }
+
+ private:
+  index_t strips() const { return padded(count_) / backward_padding; }
+  range queries(index_t begin, index_t end) const {
+    const index_t last = end * backward_padding;
+    return {begin * backward_padding, last < count_ ? last : count_};
+  }
+
+  index_t count_, columns_;
+  index_t limits_[backward_queries / backward_padding] = {};
+  bool whole_ = true;
 };
 
 /// The walk over the tiles of one group.
@@ -158,7 +126,7 @@ class backward_group {
         g_(g),
         m_(m),
         at_(a.head_dim, a.value_dim, a.group_size * g.shape.q_len),
-        scratch_(scratch) {}
+        scratch_(aligned(scratch)) {}
 
   void run() noexcept {
     for (index_t h = 0; h < a_.group_size; ++h) {
@@ -180,17 +148,21 @@ class backward_group {
  private:
   row row_at(index_t h, index_t i) const { return g_.at(a_.batch, a_.first_head + h, i); }
 
+  /// A row of value_dim numbers: as it stands, else a copy.
+  const Acc* row_of(const row_source<Acc>& from, index_t h, index_t i, Acc* copy) const noexcept {
+    if (from.direct) return from.direct + h * from.head + i * from.row;
+    clear(copy, a_.value_dim);
+    from.add(from.data, h * from.head + i * from.row, from.column, Acc(1), copy, a_.value_dim);
+    return copy;
+  }
+
   /// delta = <dL/do, o>; the LSE becomes NaN where dL/do is not finite.
   void begin_row(index_t h, index_t i) noexcept {
     const index_t index = h * g_.shape.q_len + i;
     clear(scratch_ + at_.d_q + index * at_.key_width, at_.key_width);
-    Acc* const out = scratch_ + at_.line;
-    Acc* const d_out = out + at_.value_width;
-    clear(out, 2 * at_.value_width);
-    a_.out.add(a_.out.data, h * a_.out.head + i * a_.out.row, a_.out.column, Acc(1), out,
-               a_.value_dim);
-    a_.d_out.add(a_.d_out.data, h * a_.d_out.head + i * a_.d_out.row, a_.d_out.column, Acc(1),
-                 d_out, a_.value_dim);
+    Acc* const line = scratch_ + at_.lines;
+    const Acc* const out = row_of(a_.out, h, i, line);
+    const Acc* const d_out = row_of(a_.d_out, h, i, line + at_.value_width);
     const Acc lse = a_.lse[h * a_.lse_head + i * a_.lse_row];
     const row r = row_at(h, i);
     const bool finite = all_finite(d_out, a_.value_dim);
@@ -235,18 +207,23 @@ class backward_group {
     if (packed_.contains(keys)) return;
     packed_ = hull(packed_, keys);
     Acc* const k = scratch_ + at_.k;
-    Acc* const line = scratch_ + at_.line;
+    Acc* const lines = scratch_ + at_.lines;
     clear(k, backward_keys * at_.key_width);
-    clear(scratch_ + at_.k_columns, backward_keys * at_.key_width);
-    clear(scratch_ + at_.v_columns, backward_keys * at_.value_width);
-    for (index_t j = packed_.begin; j < packed_.end; ++j) {
-      const index_t i = j - block.begin;
-      read_row(a_.k, 0, j, a_.softmax_scale, k + i * at_.key_width, a_.head_dim, at_.key_width);
-      for (index_t c = 0; c < a_.head_dim; ++c)
-        scratch_[at_.k_columns + c * backward_keys + i] = k[i * at_.key_width + c];
-      read_row(a_.v, 0, j, Acc(1), line, a_.value_dim, at_.value_width);
-      for (index_t c = 0; c < a_.value_dim; ++c)
-        scratch_[at_.v_columns + c * backward_keys + i] = line[c];
+    for (index_t first = 0; first < backward_keys; first += backward_padding) {
+      clear(lines, backward_padding * at_.value_width);
+      const range rows =
+          intersect(packed_, {block.begin + first, block.begin + first + backward_padding});
+      for (index_t j = rows.begin; j < rows.end; ++j) {
+        const index_t i = j - block.begin;
+        read_row(a_.k, 0, j, a_.softmax_scale, k + i * at_.key_width, a_.head_dim, at_.key_width);
+        read_row(a_.v, 0, j, Acc(1), lines + (i - first) * at_.value_width, a_.value_dim,
+                 at_.value_width);
+      }
+      transpose_block<Backend>(k + first * at_.key_width, at_.key_width,
+                               scratch_ + at_.k_columns + first, backward_keys, backward_padding,
+                               at_.key_width);
+      transpose_block<Backend>(lines, at_.value_width, scratch_ + at_.v_columns + first,
+                               backward_keys, backward_padding, at_.value_width);
     }
   }
 
@@ -298,36 +275,56 @@ class backward_group {
     const index_t kw = at_.key_width, vw = at_.value_width, count = active.size();
     const Acc* const q = rows_of(a_.q, h, active, a_.head_dim, kw, scratch_ + at_.q);
     const Acc* const d_out = rows_of(a_.d_out, h, active, a_.value_dim, vw, scratch_ + at_.d_out);
+    const backward_strips<Acc> cut(rows, count, block.begin, columns);
     clear(weights, count * backward_keys);
-    multiply_blocks<Backend, Acc>({q, kw, 1, scratch_ + at_.k_columns, backward_keys, weights,
-                                   backward_keys, count, columns, a_.head_dim});
-    for (index_t i = 0; i < count; ++i) {
-      rows[i].keys = columns;
-      backward_weights<Backend>(rows[i], m_, weights + i * backward_keys,
-                                scratch_ + at_.slopes + i * backward_keys);
-    }
-    multiply_blocks<Backend, Acc>(
-        {weights, 1, backward_keys, d_out, vw, scratch_ + at_.d_v, vw, columns, vw, count});
+    cut.for_queries([&](range some, index_t keys) {
+      multiply_blocks<Backend, Acc>({q + some.begin * kw, kw, 1, scratch_ + at_.k_columns,
+                                     backward_keys, weights + some.begin * backward_keys,
+                                     backward_keys, some.size(), keys, a_.head_dim});
+      for (index_t i = some.begin; i < some.end; ++i) {
+        rows[i].keys = keys;
+        backward_weights<Backend>(rows[i], m_, weights + i * backward_keys,
+                                  scratch_ + at_.slopes + i * backward_keys);
+      }
+    });
+    cut.for_keys([&](range keys, range some) {
+      multiply_blocks<Backend, Acc>({weights + some.begin * backward_keys + keys.begin, 1,
+                                     backward_keys, d_out + some.begin * vw, vw,
+                                     scratch_ + at_.d_v + keys.begin * vw, vw, keys.size(), vw,
+                                     some.size()});
+    });
     clear(logits, count * backward_keys);
-    multiply_blocks<Backend, Acc>({d_out, vw, 1, scratch_ + at_.v_columns, backward_keys, logits,
-                                   backward_keys, count, columns, a_.value_dim});
     double d_log_gamma = 0;
-    for (index_t i = 0; i < count; ++i) {
-      Acc* const gradients = logits + i * backward_keys;
-      backward_logits(rows[i], weights + i * backward_keys, gradients);
-      // A single key has the weight 1 whatever its logit.
-      if (seen_keys(g_, m_, rows[i].at).size() == 1) clear(gradients, columns);
-      if (block.contains(a_.initial) && !rows[i].ignores_zero)
-        d_log_gamma += static_cast<double>(gradients[a_.initial - block.begin]);
-      if constexpr (!bias_modifier<Modifier>)
-        for (index_t j = 0; j < columns; ++j)
-          gradients[j] *= scratch_[at_.slopes + i * backward_keys + j];
-    }
-    multiply_blocks<Backend, Acc>({logits, backward_keys, 1, scratch_ + at_.k, kw,
-                                   scratch_ + at_.d_q + (h * g_.shape.q_len + active.begin) * kw,
-                                   kw, count, kw, columns});
-    multiply_blocks<Backend, Acc>(
-        {logits, 1, backward_keys, q, kw, scratch_ + at_.d_k, kw, columns, kw, count});
+    cut.for_queries([&](range some, index_t keys) {
+      multiply_blocks<Backend, Acc>({d_out + some.begin * vw, vw, 1, scratch_ + at_.v_columns,
+                                     backward_keys, logits + some.begin * backward_keys,
+                                     backward_keys, some.size(), keys, a_.value_dim});
+      for (index_t i = some.begin; i < some.end; ++i) d_log_gamma += finish_row(rows[i], i, block);
+      multiply_blocks<Backend, Acc>(
+          {logits + some.begin * backward_keys, backward_keys, 1, scratch_ + at_.k, kw,
+           scratch_ + at_.d_q + (h * g_.shape.q_len + active.begin + some.begin) * kw, kw,
+           some.size(), kw, keys});
+    });
+    cut.for_keys([&](range keys, range some) {
+      multiply_blocks<Backend, Acc>(
+          {logits + some.begin * backward_keys + keys.begin, 1, backward_keys, q + some.begin * kw,
+           kw, scratch_ + at_.d_k + keys.begin * kw, kw, keys.size(), kw, some.size()});
+    });
+    return d_log_gamma;
+  }
+
+  /// dL/dl of a row of a tile from <dL/do, v_j>; returns that of the initial token.
+  double finish_row(const backward_row<Acc>& b, index_t i, range block) noexcept {
+    Acc* const gradients = scratch_ + at_.logits + i * backward_keys;
+    backward_logits(b, scratch_ + at_.weights + i * backward_keys, gradients);
+    // A single key has the weight 1 whatever its logit.
+    if (seen_keys(g_, m_, b.at).size() == 1) clear(gradients, b.keys);
+    double d_log_gamma = 0;
+    if (block.contains(a_.initial) && a_.initial - block.begin < b.keys && !b.ignores_zero)
+      d_log_gamma = static_cast<double>(gradients[a_.initial - block.begin]);
+    if constexpr (!bias_modifier<Modifier>)
+      for (index_t j = 0; j < b.keys; ++j)
+        gradients[j] *= scratch_[at_.slopes + i * backward_keys + j];
     return d_log_gamma;
   }
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "zerotune/kernel/attention_backward_products.hpp"
 #include "zerotune/kernel/attention_row.hpp"
 #include "zerotune/policy/compose.hpp"
 
@@ -232,11 +233,6 @@ ZEROTUNE_ALWAYS_INLINE index_t transform_logits(const M& m, const backward_row<A
   }
   return begin;
 }
-
-template <class Backend, class Acc>
-concept has_batch = requires {
-  typename row_ops<Backend, Acc>::batch;
-};
 
 /// The modifier on the products of one row; hidden keys get mask_bias.
 template <class Backend, class Acc, logit_modifier M>

@@ -31,9 +31,8 @@ struct decode_tasks {
     return !__builtin_mul_overflow(batch, num_kv_heads, &tasks) &&
            !__builtin_mul_overflow(tasks, parts, &tasks) &&
            !__builtin_mul_overflow(tasks, part_size(), size) &&
-           !__builtin_add_overflow(*size, alignment / index_t{sizeof(float)}, size);
+           !__builtin_add_overflow(*size, scratch_alignment / index_t{sizeof(float)}, size);
   }
-  static constexpr index_t alignment = 64;
 
   /// The parts of a key-value head in the workspace of them all.
   template <class Acc>
@@ -47,14 +46,6 @@ struct decode_tasks {
   }
   index_t part_size() const noexcept { return part_memory<float>::size(rows, head_dim, value_dim); }
 };
-
-/// The first address of the workspace that vectors may be stored to.
-template <class Acc>
-Acc* aligned(Acc* memory) {
-  const auto address = reinterpret_cast<std::uintptr_t>(memory);
-  return memory + (decode_tasks::alignment - address % decode_tasks::alignment) %
-                      decode_tasks::alignment / sizeof(Acc);
-}
 
 /// Merges the parts of one key-value head, in `memory`, and writes its outputs. Where gamma = 0
 /// excludes all that a query sees, its parts are computed again as if gamma were 1.

@@ -8,6 +8,7 @@
 #include "zerotune/kernel/simd/modifier.hpp"
 #include "zerotune/kernel/simd/prefetch.hpp"
 #include "zerotune/kernel/simd/scale.hpp"
+#include "zerotune/kernel/simd/transpose.hpp"
 
 #if defined(__GNUC__) && !defined(__clang__)  // as in xsimd_compat.hpp
 #pragma GCC diagnostic push
@@ -211,6 +212,14 @@ struct row_ops<backend::simd<Arch>, T> {
       rest += scores[i] * acc(0);
     }
     return rest;
+  }
+
+  /// to = the transpose of a square of `lanes` rows.
+  static void transpose(const acc* from, index_t from_row, acc* to, index_t to_row) noexcept {
+    batch square[batch::size];
+    for (index_t i = 0; i < lanes; ++i) square[i] = impl::load<batch>(from + i * from_row);
+    impl::transpose_square(square);
+    for (index_t i = 0; i < lanes; ++i) square[i].store_unaligned(to + i * to_row);
   }
 
   /// The modifier on whole batches of scores; returns how many keys it took.
