@@ -77,6 +77,17 @@ TYPED_TEST(attention_of, is_right_at_every_head_dimension) {
   }
 }
 
+// A sum of weights that takes them one by one would round all the small ones in one direction.
+TYPED_TEST(attention_of, small_weights_beside_a_great_one_add_up) {
+  for (const index_t q_len : {1, 70}) {
+    scene s{.q_len = q_len, .kv_len = 2500, .head_dim = 16};
+    s.value_dim = 16;
+    s.gammas = {1e6f};
+    s.complete();
+    this->expect_right(s, s.usual(), layout::contiguous, 0.01);
+  }
+}
+
 // Query head h reads key-value head h / group_size, not h % num_kv_heads.
 TYPED_TEST(attention_of, is_right_with_every_group_size) {
   for (const index_t group : {1, 2, 3, 8})

@@ -270,8 +270,12 @@ void backward_weights(const backward_row<Acc>& b, const M& m, Acc* weights, Acc*
   backward_modify<Backend>(m, b, weights, slopes);
   if (is_finite(b.lse)) {
     // The products may differ from the forward pass's in their last bits: no weight above 1.
-    for (index_t i = begin; i < end; ++i) weights[i] = weights[i] < b.lse ? weights[i] : b.lse;
-    row_ops<Backend, Acc>::exp_and_sum(weights + begin, b.lse, end - begin);
+    if constexpr (requires { row_ops<Backend, Acc>::exp_bounded(weights, b.lse, end); }) {
+      row_ops<Backend, Acc>::exp_bounded(weights + begin, b.lse, end - begin);
+    } else {
+      for (index_t i = begin; i < end; ++i) weights[i] = weights[i] < b.lse ? weights[i] : b.lse;
+      row_ops<Backend, Acc>::exp_and_sum(weights + begin, b.lse, end - begin);
+    }
   } else {
     for (index_t i = begin; i < end; ++i)
       weights[i] = is_masked(weights[i]) ? Acc(0) : not_a_number(Acc{});

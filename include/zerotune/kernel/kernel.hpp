@@ -31,6 +31,7 @@ inline namespace ZEROTUNE_ABI {
 ///                                       to memory that will be written soon, to fetch it meanwhile
 ///   acc exp_and_sum(acc* x, acc shift, index_t count)   x = exp(x - shift), returns their sum
 ///   void logs(double* x, index_t count)                 x = log x, x > 0; may be left out
+///   void exp_bounded(acc* x, acc shift, index_t count)  x = exp(min(x - shift, 0)); may be left out
 ///
 /// and, if it takes a block of keys better than one at a time (kernel/attention_row.hpp):
 ///

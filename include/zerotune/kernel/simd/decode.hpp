@@ -58,13 +58,15 @@ struct decode_ops<backend::simd<Arch>, T> {
   [[gnu::flatten]] static void weigh(acc* scores, index_t count, acc maximum, acc* sum) noexcept {
     for (index_t j = count; j % lanes != 0; ++j) scores[j] = lowest_value<acc>();
     const batch shift(maximum);
-    batch total = batch::load_unaligned(sum);
+    // A sum of its own: small weights that are added one by one to a great one, as gamma makes it,
+    // round in the same direction.
+    batch total(acc(0));
     for (index_t j = 0; j < count; j += lanes) {
       const batch weight = exp_nonpositive(batch::load_aligned(scores + j) - shift);
       weight.store_aligned(scores + j);
       total += weight;
     }
-    total.store_unaligned(sum);
+    (batch::load_unaligned(sum) + total).store_unaligned(sum);
   }
 
   [[gnu::flatten]] static void scores(const acc* packed, index_t packed_row, index_t rows,

@@ -139,6 +139,18 @@ struct row_ops<backend::simd<Arch>, T> {
     return impl::sum_of_lanes(total);
   }
 
+  /// x = exp(min(x - shift, 0))
+  [[gnu::flatten]] static void exp_bounded(acc* x, acc shift, index_t count) noexcept {
+    const batch s(shift), zero(acc(0));
+    index_t i = 0;
+    for (; i + lanes <= count; i += lanes)
+      impl::exp_nonpositive(xsimd::min(impl::load<batch>(x + i) - s, zero)).store_unaligned(x + i);
+    if (i < count)
+      impl::store_first(
+          impl::exp_nonpositive(xsimd::min(impl::load_first<batch>(x + i, count - i) - s, zero)),
+          x + i, count - i);
+  }
+
   /// x = log x for positive x.
   [[gnu::flatten]] static void logs(double* x, index_t count) noexcept {
     using doubles = impl::batch<double, Arch>;

@@ -32,24 +32,30 @@ template <bool Biased, class Shape>
   const Batch greatest = xsimd::select(score > none, score * f, none);
   const Batch maximum = xsimd::select(greatest > former + Batch(raise_beyond), greatest, former);
   const Batch shrinks = exp2_of(former - maximum);
-  Batch sums[2] = {Batch::load_aligned(p.sum + lane) * shrinks, Batch(0.0f)};
+  Batch total(0.0f);
   const Batch shift = -maximum;
-  for (index_t j = part.begin; j < part.end; j += 2) {
-    words bits[2];
-    unrolled<2>([&](auto i) __attribute__((always_inline)) {
-      const Batch at = Batch::load_aligned(scores + (j + i) * p.width + lane);
-      Batch x = multiply_add(at, f, shift);
-      if constexpr (Biased) x = xsimd::min(Batch(raise_beyond + 1), x);
-      const Batch weight = exp2_for_bfloat16(x);
-      sums[i] += weight;
-      to_words(weight, bits[i]);
-      bits[i] += 0x8000u;  // rounds to nearest when the lower half is cut off
-    });
-    const words pair = (bits[0] >> 16) | (bits[1] & 0xffff0000u);
-    __builtin_memcpy(pairs + j / 2 * p.width + lane, &pair, sizeof pair);
+  for (key_groups some = part; some.begin < part.end; some.begin = some.end) {
+    some.end = part.end < some.begin + summed_keys ? part.end : some.begin + summed_keys;
+    Batch sums[2] = {Batch(0.0f), Batch(0.0f)};
+    for (index_t j = some.begin; j < some.end; j += 2) {
+      words bits[2];
+      unrolled<2>([&](auto i) __attribute__((always_inline)) {
+        const Batch at = Batch::load_aligned(scores + (j + i) * p.width + lane);
+        Batch x = multiply_add(at, f, shift);
+        if constexpr (Biased) x = xsimd::min(Batch(raise_beyond + 1), x);
+        const Batch weight = exp2_for_bfloat16(x);
+        sums[i] += weight;
+        to_words(weight, bits[i]);
+        bits[i] += 0x8000u;  // rounds to nearest when the lower half is cut off
+      });
+      const words pair = (bits[0] >> 16) | (bits[1] & 0xffff0000u);
+      __builtin_memcpy(pairs + j / 2 * p.width + lane, &pair, sizeof pair);
+    }
+    total += sums[0] + sums[1];
   }
   maximum.store_aligned(p.maximum + lane);
-  (sums[0] + sums[1]).store_aligned(p.sum + lane);
+  const Batch sum = multiply_add(Batch::load_aligned(p.sum + lane), shrinks, total);
+  sum.store_aligned(p.sum + lane);
   shrinks.store_aligned(shrink + lane);
 }
 

@@ -79,6 +79,10 @@ ZEROTUNE_ALWAYS_INLINE auto greatest_scores(index_t n, key_groups part,
   return xsimd::max(even, odd);
 }
 
+/// So many weights are summed by themselves: small ones that are added one by one to a great one,
+/// as gamma makes it, all round in the same direction.
+inline constexpr index_t summed_keys = 64;
+
 /// Raises vector n's maxima, turns its scores of the groups into weights and adds them to the sums.
 /// shrink is what the former sums were and the former outputs are to be multiplied by. A NaN does
 /// not raise a maximum; it becomes a NaN of the sum.
@@ -92,16 +96,22 @@ template <class Shape>
   const Batch former = Batch::load_aligned(p.maximum + lane);
   const Batch maximum = greatest_scores<Shape>(n, part, scores, former);
   const Batch factor = exp2_of(former - maximum);
-  Batch sums[2] = {Batch::load_aligned(p.sum + lane) * factor, Batch(real(0))};
-  for (index_t j = part.begin; j < part.end; j += 2)
-    unrolled<2>([&](auto i) __attribute__((always_inline)) {
-      real* const at = scores + (j + i) * p.width + lane;
-      const Batch weight = exp2_of(Batch::load_aligned(at) - maximum);
-      weight.store_aligned(at);
-      sums[i] += weight;
-    });
+  Batch total(real(0));
+  for (key_groups some = part; some.begin < part.end; some.begin = some.end) {
+    some.end = part.end < some.begin + summed_keys ? part.end : some.begin + summed_keys;
+    Batch sums[2] = {Batch(real(0)), Batch(real(0))};
+    for (index_t j = some.begin; j < some.end; j += 2)
+      unrolled<2>([&](auto i) __attribute__((always_inline)) {
+        real* const at = scores + (j + i) * p.width + lane;
+        const Batch weight = exp2_of(Batch::load_aligned(at) - maximum);
+        weight.store_aligned(at);
+        sums[i] += weight;
+      });
+    total += sums[0] + sums[1];
+  }
   maximum.store_aligned(p.maximum + lane);
-  (sums[0] + sums[1]).store_aligned(p.sum + lane);
+  const Batch sum = multiply_add(Batch::load_aligned(p.sum + lane), factor, total);
+  sum.store_aligned(p.sum + lane);
   factor.store_aligned(shrink + lane);
 }
 
