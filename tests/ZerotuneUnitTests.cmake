@@ -171,5 +171,5 @@ function(zerotune_add_test_executable target prefix filter flags sources librari
     DISCOVERY_MODE PRE_TEST
     DISCOVERY_TIMEOUT 60
     WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
-    PROPERTIES LABELS unit TIMEOUT 600)
+    PROPERTIES LABELS unit TIMEOUT 1800)
 endfunction()
