@@ -51,15 +51,7 @@ if [[ -n $model && ! -r $model ]]; then
   exit 2
 fi
 
-bash cmake/install_packages.sh g++ cmake ninja-build python3 python3-pip libpcre2-dev libcli11-dev \
-  nlohmann-json3-dev libxsimd-dev libeigen3-dev libdnnl-dev
-
-echo "zerotune: building the program" >&2
-mkdir -p build-demo
-cmake -S . -B build-demo -G Ninja -DCMAKE_BUILD_TYPE=Release -DZEROTUNE_BUILD_TESTS=OFF \
-  -DZEROTUNE_BUILD_BENCHMARKS=OFF -DZEROTUNE_BUILD_EXAMPLES=ON >build-demo/configure.log 2>&1 ||
-  { cat build-demo/configure.log >&2 && exit 1; }
-cmake --build build-demo --target zerotune_program
+program=$(bash examples/build_program.sh | tail -n 1)
 
 if [[ -z $model ]]; then
   model=$(bash examples/fetch_model.sh | tail -n 1)
@@ -68,7 +60,7 @@ fi
 for task in reviews topics; do
   echo
   echo "== $task =="
-  build-demo/examples/zerotune/zerotune tune --model "$model" --data "examples/data/$task.jsonl" \
+  "$program" tune --model "$model" --data "examples/data/$task.jsonl" \
     --template "@examples/data/$task.template.txt" --output "build-demo/$task.profile.json" \
     "${options[@]}"
 done

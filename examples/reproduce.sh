@@ -93,15 +93,7 @@ fi
 results=${results:-build-reproduce${quick:+/quick}}
 
 if [[ -z $program ]]; then
-  bash cmake/install_packages.sh g++ cmake ninja-build python3 python3-pip libpcre2-dev libcli11-dev \
-    nlohmann-json3-dev libxsimd-dev libeigen3-dev libdnnl-dev
-  echo "zerotune: building the program" >&2
-  mkdir -p build-demo
-  cmake -S . -B build-demo -G Ninja -DCMAKE_BUILD_TYPE=Release -DZEROTUNE_BUILD_TESTS=OFF \
-    -DZEROTUNE_BUILD_BENCHMARKS=OFF -DZEROTUNE_BUILD_EXAMPLES=ON >build-demo/configure.log 2>&1 ||
-    { cat build-demo/configure.log >&2 && exit 1; }
-  cmake --build build-demo --target zerotune_program zerotune_requantise >&2
-  program=build-demo/examples/zerotune/zerotune
+  program=$(bash examples/build_program.sh zerotune_requantise | tail -n 1)
 fi
 if [[ -z $model ]]; then
   model=$(bash examples/fetch_model.sh | tail -n 1)
