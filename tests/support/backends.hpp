@@ -43,11 +43,6 @@ struct concatenate<::testing::Types<A...>, ::testing::Types<B...>, Rest...> {
 
 // What the build wants to have less of: ZEROTUNE_TEST_ONLY_SIMD (a second build for an instruction
 // set, which changes nothing in the other back ends) and ZEROTUNE_TEST_FEW_TYPES.
-#if defined(ZEROTUNE_TEST_ONLY_SIMD)
-#define ZEROTUNE_TEST_OTHERS 0
-#else
-#define ZEROTUNE_TEST_OTHERS 1
-#endif
 
 /// One 32-bit and one 16-bit type.
 template <class Backend>
@@ -67,7 +62,7 @@ using float_types = ::testing::Types<kernel<Backend, float>, kernel<Backend, dou
 #endif
 
 using none = ::testing::Types<>;
-#if ZEROTUNE_TEST_OTHERS
+#if !defined(ZEROTUNE_TEST_ONLY_SIMD)
 using scalar_kernels = all_types<zerotune::backend::scalar>;
 using scalar_fault_kernels = two_types<zerotune::backend::scalar>;
 #else
@@ -81,7 +76,7 @@ using simd_fault_kernels = two_types<zerotune::backend::simd<>>;
 using simd_kernels = none;
 using simd_fault_kernels = none;
 #endif
-#if ZEROTUNE_TEST_EIGEN && ZEROTUNE_TEST_OTHERS
+#if ZEROTUNE_TEST_EIGEN && !defined(ZEROTUNE_TEST_ONLY_SIMD)
 using eigen_kernels = float_types<zerotune::backend::eigen>;
 using eigen_fault_kernels = ::testing::Types<kernel<zerotune::backend::eigen, float>>;
 #else
