@@ -7,6 +7,7 @@ goes on from its journal. The files hold figures and row ids, no texts of the da
 
 import argparse
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -272,6 +273,23 @@ class Driver:
             measured["interrupted"] = before.get("interrupted", 0) + 1
         return measured
 
+    def adopt(self, runs, folder):
+        """Runs that a folder like docs/results holds count as finished here."""
+        known = {}
+        for path in sorted(glob.glob(os.path.join(folder, "*.json"))):
+            with open(path, encoding="utf-8") as file:
+                for found in json.load(file).get("runs", []):
+                    known[experiments.digest(found["key"]), found["label"]] = found
+        taken = 0
+        for run in runs:
+            path = self.path(run)
+            found = known.get((experiments.digest(self.key(run)), run.label))
+            if found and found["experiment"] == run.experiment and not os.path.exists(path):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                write_whole(path, json.dumps(found, indent=1) + "\n")
+                taken += 1
+        print(f"{taken} runs taken from {folder}")
+
     def execute(self, run):
         """One run. Returns False if it failed; what it printed is beside its result."""
         path = self.path(run)
@@ -338,6 +356,8 @@ class Driver:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             fail(f"another run is writing to {arguments.results}")
+        if arguments.known:
+            self.adopt(runs, arguments.known)
         open_runs = [run for run in runs if not os.path.exists(self.path(run))]
         print(f"{len(runs)} runs, {len(runs) - len(open_runs)} of them finished before")
         left = sum(self.work_of(run) for run in open_runs)
@@ -372,6 +392,8 @@ def parse(argv):
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--compute", choices=("fp32", "bf16"), default="fp32",
                         help="--compute of the program, default fp32; bf16 takes about half the time")
+    parser.add_argument("--known", metavar="DIR",
+                        help="a folder like docs/results, whose runs count as finished")
     parser.add_argument("--minutes", type=float, default=0, metavar="N",
                         help="begin no run after so many minutes")
     parser.add_argument("--list", action="store_true", help="print the runs and end")
