@@ -13,7 +13,7 @@ namespace impl {
 
 /// Queries and keys of a tile. Constants: results depend on nothing else.
 inline constexpr index_t backward_queries = 64;
-inline constexpr index_t backward_keys = 64;
+inline constexpr index_t backward_keys = 128;
 
 /// What the backward pass of a key-value head reads and writes; every pointer stands at its batch
 /// entry and at the first head of the group (of k, v, d_k, d_v: at the key-value head).
