@@ -48,6 +48,15 @@
 #define ZEROTUNE_HAS_AMX 0
 #endif
 
+/// Tells the processor that a loop waits for another thread.
+#if defined(__x86_64__) || defined(__i386__)
+#define ZEROTUNE_SPIN_PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define ZEROTUNE_SPIN_PAUSE() __asm__ volatile("yield")
+#else
+#define ZEROTUNE_SPIN_PAUSE() ((void)0)
+#endif
+
 // --- the tag of the inline namespace ------------------------------------------------------------
 // Functions compiled with other instructions, other floating-point rules or other error handling
 // are other functions. Each such choice is a part of the name of the inline namespace that they
