@@ -92,6 +92,14 @@ function(zerotune_add_unit_tests folder)
         set_tests_properties(${prefix}.${architecture} PROPERTIES LABELS unit DISABLED ON)
       endif()
     endforeach()
+    # Its products of bfloat16 pairs are what it has beyond avx512: the types that they are for.
+    zerotune_cpu_runs(avx512_bf16 runs)
+    if(folder MATCHES "^(kernel|properties)$" AND avx512 IN_LIST ZEROTUNE_TEST_ARCHITECTURES AND runs)
+      zerotune_add_test_executable(
+        zerotune_test_${name}_avx512_bf16 "${prefix}.avx512_bf16." "*simd*"
+        "${ZEROTUNE_FLAGS_avx512_bf16}" "${sources}" "")
+      target_compile_definitions(zerotune_test_${name}_avx512_bf16 PRIVATE ZEROTUNE_TEST_FEW_TYPES)
+    endif()
   endif()
 endfunction()
 
@@ -104,6 +112,7 @@ function(zerotune_cpu_runs architecture result)
   set(features_sse2 sse2)
   set(features_avx2 avx2 fma)
   set(features_avx512 avx512f avx512bw avx512dq avx512vl)
+  set(features_avx512_bf16 ${features_avx512} avx512bf16)
   set(condition "true")
   foreach(feature IN LISTS features_${architecture})
     string(APPEND condition " && __builtin_cpu_supports(\"${feature}\")")
