@@ -17,7 +17,7 @@ on where it was when it is started again.
 
   --quick         few tasks and rows, minutes for each experiment; the figures say little
   --only NAME     only this experiment, may be given several times: quality, methods,
-                  learning-curve, descent, context, shots, weights, decoding
+                  learning-curve, descent, context, shots, weights, decoding, heads
   --program FILE  a program that was built before, in place of building one
   --model FILE    a GGUF file in place of the one that is fetched
   --data DIR      the folder with the rows of the tasks; by default ZEROTUNE_DATA_DIR. They are not

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The experiments of examples/reproduce.sh: which runs there are, and in which order.
 
-A run is one call of `zerotune tune`, or for the experiment "decoding" two of `zerotune evaluate`. All that
+A run is one call of `zerotune tune`, or for the experiment "decoding" two of `zerotune evaluate`, for
+"heads" one of `zerotune heads`. All that
 its result depends on is in its key, so a finished run is found again, and one with other settings is
 another run."""
 
@@ -44,7 +45,12 @@ class Run:
     context: int = 0  # tokens of text that has nothing to do with the task, before the prompt
     weights: str = ""  # "": the model's file as it is
     compute: str = "fp32"  # --compute of the program
-    tunes: bool = True  # False: judges the table of the quality experiment under other decoding
+    # tune, or evaluate: judges the table of the quality experiment under other decoding, or heads
+    command: str = "tune"
+
+    @property
+    def tunes(self):
+        return self.command == "tune"
 
     def name(self):
         parts = [self.task, f"w{self.wording}", f"s{self.seed}", self.method]
@@ -170,7 +176,17 @@ def decoding(tasks, quick):
                 ("top-p 0.9, temperature 1", {"temperature": 1, "top-p": 0.9})]
     for name in ("sst2", "agnews"):
         for label, options in variants:
-            yield Run("decoding", name, 1, 1, "auto", label, options=options, tunes=False)
+            yield Run("decoding", name, 1, 1, "auto", label, options=options,
+                      command="evaluate")
+
+
+def heads(tasks, quick):
+    """All heads of the model by one backward pass and by probing each alone, on the same rows, and how
+    the two agree: the gradient of the loss among the choices beside the probed likelihood."""
+    for name in ("sst2",) if quick else ("sst2", "agnews"):
+        yield Run("heads", name, 1, 1, "heads", splits={"search": 0, "test": 0},
+                  options={"granularity": "head", "objective": "likelihood", "probe-gamma": 2},
+                  command="heads")
 
 
 EXPERIMENTS = {
@@ -182,6 +198,7 @@ EXPERIMENTS = {
     "shots": shots,
     "weights": weights,
     "decoding": decoding,
+    "heads": heads,
 }
 
 QUICK_SPLITS = {"profile": 16, "search": 32, "test": 40}
@@ -236,7 +253,7 @@ def key_of(run, tasks, version, model_hash, data_hash):
     if run.context:
         key["filler"] = sha256(FILLER.encode())
     if not run.tunes:
-        key["tunes"] = False
+        key["command"] = run.command
     return key
 
 

@@ -45,6 +45,9 @@ def collect(runs, folder):
         small = []
         for run in sorted(found, key=lambda r: (r["seed"], r["wording"], r["task"], r["method"],
                                                 r["label"])):
+            if "candidates" not in run:
+                small.append(run)
+                continue
             full = max((c["rows"] for c in run["candidates"]), default=0)
             kept = [c for c in run["candidates"] if c["rows"] == full]
             rounded = [[round(value, 4) for value in row] for row in run["gamma"]]
@@ -369,7 +372,7 @@ TITLES = {
 
 
 def plain_section(name, runs, planned):
-    about = experiments.EXPERIMENTS[name].__doc__.strip()
+    about = " ".join(experiments.EXPERIMENTS[name].__doc__.split())
     parts = [f"## {TITLES[name]}", f"{about} {len(runs)} of {planned} runs."]
     if not runs:
         return parts + ["Not run."]
@@ -397,6 +400,31 @@ def plain_section(name, runs, planned):
                         "difference [95%]", "p", "invalid", "rows forward + backward"], rows,
                        ["l", "l"] + ["r"] * 11))
     parts.append("p is McNemar's, as it is: not corrected for the number of rows of this table.")
+    return parts
+
+
+def heads_section(found, planned):
+    """The gradient of every head beside its probe."""
+    parts = ["## Every head: the gradient beside probing",
+             " ".join(experiments.heads.__doc__.split()) + f" {len(found)} of {planned} runs."]
+    if not found:
+        return parts + ["Not run."]
+    rows = []
+    for run in found:
+        agreed = run["agreement"]["likelihood"]
+        gradient, probe = run["gradient"], run["probe"]
+        rows.append([run["task"], run["rows"], len(gradient["effects"]),
+                     f"{agreed['rank_correlation']:.3f}",
+                     f"{100 * agreed['same_sign']:.0f}% of {agreed['strongest']}",
+                     f"{gradient['forward_rows']} + {gradient['backward_rows']}",
+                     probe["forward_rows"], f"{gradient['seconds']:.0f}",
+                     f"{probe['seconds']:.0f}"])
+    parts.append(table(["task", "rows", "heads", "rank correlation",
+                        "same sign among the strongest", "gradient: rows forward + backward",
+                        "probe: rows forward", "gradient: seconds", "probe: seconds"], rows))
+    parts.append("Seconds are wall clock on "
+                 f"{found[0]['measured']['threads']} threads. A probe keeps the activations below "
+                 "the probed layer, so its rows cost about half of a full pass.")
     return parts
 
 
@@ -458,6 +486,7 @@ def page(runs, tasks, notes):
     for name in TITLES:
         planned = len(experiments.plan(tasks, [name], False))
         parts += plain_section(name, runs.get(name, []), planned)
+    parts += heads_section(runs.get("heads", []), len(experiments.plan(tasks, ["heads"], False)))
     parts += python_section(runs.get("python", []))
     if notes:
         parts.append(notes.strip())

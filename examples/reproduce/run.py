@@ -242,10 +242,36 @@ class Driver:
         return {"predicted": [row["predicted"] for row in rows],
                 "generated": [row["generated"] for row in rows]}, measured
 
-    def call(self, command, errors):
+    def agreement(self, run):
+        """Every head by gradient and by probing."""
+        command = [self.arguments.program, "heads", "--json", "--compare", "--model",
+                   self.model(run), "--data", self.files[run.task], "--template",
+                   self.template(run), "--threads", str(self.arguments.threads), "--compute",
+                   run.compute, "--seed", str(run.seed), "--profile-rows",
+                   str(run.splits["profile"])]
+        for option, value in run.options.items():
+            command += [f"--{option}", str(value)]
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+            status, measured = self.call(command, subprocess.DEVNULL, output)
+            if status != 0:
+                print(f"  heads failed with status {status}", file=sys.stderr)
+                return False
+            output.seek(0)
+            found = json.load(output)
+        result = {**self.identity(run), "measured": measured, "agreement": found["agreement"],
+                  "rows": found["rows"]}
+        for name, one in (("gradient", found), ("probe", found["probe"])):
+            result[name] = {"seconds": one["seconds"], "forward_rows": one["forward_rows"],
+                            "backward_rows": one.get("backward_rows", 0), "up": one["up"],
+                            "down": one["down"],
+                            "effects": [float(f"{unit['effect']:.5g}") for unit in one["units"]]}
+        write_whole(self.path(run), json.dumps(result, indent=1) + "\n")
+        return True
+
+    def call(self, command, errors, output=subprocess.DEVNULL):
         """Runs the program. Returns its status and what it used."""
         started = time.monotonic()
-        self.child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        self.child = subprocess.Popen(command, stdout=output, stderr=errors)
         try:
             _, status, used = os.wait4(self.child.pid, 0)
         except Stopped:
@@ -294,8 +320,10 @@ class Driver:
         """One run. Returns False if it failed; what it printed is beside its result."""
         path = self.path(run)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        if not run.tunes:
+        if run.command == "evaluate":
             return self.judge(run)
+        if run.command == "heads":
+            return self.agreement(run)
         output, log = path[:-5] + ".profile", path[:-5] + ".log"
         resumed = os.path.exists(self.journal(run))
         spent = path[:-5] + ".spent"

@@ -64,7 +64,8 @@ class Experiments(unittest.TestCase):
             self.assertEqual(len(names), len(runs))
 
     def test_keys_tell_apart_what_differs(self):
-        runs = experiments.plan(self.tasks, ["quality", "context", "shots", "weights", "decoding"],
+        runs = experiments.plan(self.tasks, ["quality", "context", "shots", "weights", "decoding",
+                                             "heads"],
                                 False)
         keys = {experiments.digest(experiments.key_of(run, self.tasks, "1", "m", run.task))
                 for run in runs}
