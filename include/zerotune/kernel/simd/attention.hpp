@@ -23,7 +23,7 @@ struct panel_kernel {
 
   /// Panels that take turns go over a whole section of keys one after the other: more of them than
   /// a second-level cache holds share its packing.
-  static constexpr index_t panel_multiple = Products::takes_turns ? 4 : 1;
+  static constexpr index_t panel_multiple = Products::takes_turns ? 8 : 1;
 
   /// Panels share the packing of keys: a task of one panel would spend an eighth of its time on it.
   static constexpr index_t least_panels = 3;

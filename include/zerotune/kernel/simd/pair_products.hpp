@@ -25,7 +25,7 @@ struct pair_products {
   using weight = std::uint32_t;
   /// With whatever registers there are: other processors never take this path, tests do.
   static constexpr bool takes_turns = true;
-  static constexpr index_t block_multiple = 4;
+  static constexpr index_t block_multiple = 8;
   using weights_of_scores = pair_weights<Batch>;
   static constexpr bool sets_output = true;
   struct session {};

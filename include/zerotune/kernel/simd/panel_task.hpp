@@ -45,6 +45,12 @@ class panel_task {
     // Blocks begin at multiples of their size, so that a row's result does not depend on its
     // neighbours.
     const index_t section = tiling_.key_block * tiling_.blocks_per_section;
+    // A panel that is done within a section leaves its place in the caches to the next one.
+    if (round_down(keys_.begin, tiling_.key_block) + section >= keys_.end)
+      for (index_t i = 1; i < count_; ++i) {
+        scratch_.panels[i].q = scratch_.panels[0].q;
+        scratch_.panels[i].out = scratch_.panels[0].out;
+      }
     for (index_t origin = round_down(keys_.begin, tiling_.key_block); origin < keys_.end;
          origin += section)
       go_over_section({origin, origin + section});
@@ -136,6 +142,7 @@ class panel_task {
       ahead_.add(p_.q.pointer(batch_, q.head, q.first, 0), p_.q.stride(2), p_.q.stride(3),
                  q.queries, p_.head_dim());
     }
+    fetched_ = ahead_.lines() / (intersect(p.all, section_).size() / shape::group + 1) + 1;
   }
 
   void fetch_keys(range keys) noexcept {
@@ -214,6 +221,7 @@ class panel_task {
                    const key_groups (&groups)[shape::vectors], tile_effect effect,
                    real& factor) noexcept {
     const key_groups all = score(p, b, groups);
+    if (all.begin == all.end) return;
     // What is beyond would overflow the bias that stands for gamma = 0, or turn maxima around.
     if (!(factor >= real(1e-4) && factor <= real(1e4)))
       scale_scores<shape>(all, scratch_.scores, &factor);
@@ -249,9 +257,9 @@ class panel_task {
         weigh_stored<weights_type>(sums, n, some[n], scratch_.scores, weights, row);
       }
       if (all_begun(sums, p)) {
-        const index_t steps = 2 * shape::group * (run.end - run.begin) / shape::group;
+        constexpr index_t pieces = shape::group / 2 * shape::vectors;
         Products::score_run(p, b, run, sums, p_.head_dim(), weights, ahead_,
-                            ahead_.lines() / steps + 1);
+                            (fetched_ + pieces - 1) / pieces);
         clip(p, groups, {run.end, all.end}, some);
         make_scores(p, b, part, some, effect, factor);
         for (index_t n = 0; n < p.used; ++n)
@@ -343,7 +351,6 @@ class panel_task {
   key_groups score(const panel_type& p, const block_type& b,
                    const key_groups (&groups)[shape::vectors]) noexcept {
     const key_groups all = hull_of(p, groups);
-    const index_t fetched = ahead_.lines() / ((all.end - all.begin) / shape::group + 1) + 1;
     for (index_t j = all.begin; j < all.end; j += shape::group) {
       index_t first = p.used, last = 0;
       for (index_t n = 0; n < p.used; ++n)
@@ -351,7 +358,7 @@ class panel_task {
           first = n < first ? n : first;
           last = n + 1;
         }
-      ahead_.fetch(fetched);
+      ahead_.fetch(fetched_);
       if (first < last)
         Products::score(session_, p, b, j, first, last, p_.head_dim(), scratch_.scores);
     }
@@ -396,6 +403,7 @@ class panel_task {
   index_t count_ = 0;         // panels
   range keys_{}, section_{};  // keys that they see, and those that are packed together
   prefetch_queue ahead_;
+  index_t fetched_ = 0;  // lines of it in front of each group of keys
 };
 
 }  // namespace impl
