@@ -38,6 +38,16 @@ struct weight_constants {
 template <class Real>
 inline constexpr weight_constants<Real> weight_bounds{};
 
+/// Weights without the instructions of AVX-512, for every processor: see below.
+template <class Batch>
+ZEROTUNE_ALWAYS_INLINE Batch portable_weight(const Batch& x) {
+  return exp2_of(xsimd::min(Batch(typename Batch::value_type(greatest_octave)), x));
+}
+template <class Batch>
+ZEROTUNE_ALWAYS_INLINE Batch portable_weight_for_bfloat16(const Batch& x) {
+  return exp2_for_bfloat16(xsimd::min(Batch(float(greatest_octave)), x));
+}
+
 /// 2^x, as good as exp2_of: for x above the greatest octave 2^32, 0 from 2^-125 (2^-1021) down and
 /// for -infinity, NaN for NaN.
 template <class Batch>
@@ -59,7 +69,7 @@ ZEROTUNE_ALWAYS_INLINE Batch weight_of_score(const Batch& x) {
     return Batch(scaled(p, bounded - r)) - Batch(c->least);
   } else
 #endif
-    return exp2_of(xsimd::min(Batch(real(greatest_octave)), x));
+    return portable_weight(x);
 }
 
 /// 2^(i / 32), and its slope: between them 2^x is a line, 5.9e-5 below it at most.
@@ -93,7 +103,7 @@ ZEROTUNE_ALWAYS_INLINE Batch weight_of_score_for_bfloat16(const Batch& x) {
     return Batch(scaled(multiply_add(slope, bounded - n, power), n)) - Batch(c->least);
   } else
 #endif
-    return exp2_for_bfloat16(xsimd::min(Batch(float(greatest_octave)), x));
+    return portable_weight_for_bfloat16(x);
 }
 
 }  // namespace impl
