@@ -171,6 +171,8 @@ TYPED_TEST(simd_runs, gamma_zero_excludes_and_great_logits_do_no_harm) {
       for (index_t c = 0; c < 16; ++c)
         set<TypeParam>(h.k, j * h.q_row() + c, size * h.at(h.k, j * h.q_row() + c) / 2);
     h.lse_tolerance *= std::max(1.0, size / 10);
+    // Rounding of the logits themselves.
+    if (!std::is_same_v<typename TypeParam::type, double>) h.tolerance += size * 0x1p-22;
     h.run(zt::causal{} | zt::initial_token{0.0f});
     h.expect(
         [](index_t q, index_t j) { return causal_bias(q, j) + (j == 0 && q > 0 ? -HUGE_VAL : 0); },

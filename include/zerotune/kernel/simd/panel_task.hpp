@@ -6,6 +6,7 @@
 
 #include "zerotune/kernel/simd/modify_tile.hpp"
 #include "zerotune/kernel/simd/pack.hpp"
+#include "zerotune/kernel/simd/panel_groups.hpp"
 #include "zerotune/kernel/simd/panel_scratch.hpp"
 #include "zerotune/kernel/simd/prefetch.hpp"
 #include "zerotune/kernel/simd/row_ops.hpp"
@@ -188,7 +189,7 @@ class panel_task {
 
     key_groups groups[shape::vectors];
     value_range<shape> values{part.begin - b.origin, {}};
-    find_groups(p, b, part, groups, values);
+    find_groups(p, b.origin, part, groups, values);
     real factor = Products::score_factor(p_.softmax_scale * log2_of_e<real>);
     former_sums former = former_sums::shrunk;
     if constexpr (Products::takes_turns) {
@@ -314,37 +315,6 @@ class panel_task {
     const real* const scores = scratch_.scores + key * shape::width;
     for (index_t i = n * lanes; i < (n + 1) * lanes; ++i)
       p.sink[i] = is_masked(scores[i]) ? mask_bias<real>() : scores[i] * factor;
-  }
-
-  /// Which groups of keys each vector has to do with, and up to where its weights are used.
-  void find_groups(const panel_type& p, const block_type& b, range part,
-                   key_groups (&groups)[shape::vectors],
-                   value_range<shape>& values) const noexcept {
-    index_t end = values.begin;
-    for (index_t n = 0; n < p.used; ++n) {
-      const range seen = intersect(p.vector_all[n], part);
-      if (!seen.empty())
-        groups[n] = {round_down(seen.begin - b.origin, shape::group),
-                     round_up(seen.end - b.origin, shape::group)};
-      const index_t last = part.end - b.origin;
-      end = groups[n].end > end ? groups[n].end < last ? groups[n].end : last : end;
-      values.ends[n] = end;
-    }
-  }
-
-  static key_groups hull_of(const panel_type& p, const key_groups (&groups)[shape::vectors]) {
-    range all{};
-    for (index_t n = 0; n < p.used; ++n) all = hull(all, {groups[n].begin, groups[n].end});
-    return {all.begin, all.end};
-  }
-
-  /// What of each vector's groups lies within `part`.
-  static void clip(const panel_type& p, const key_groups (&groups)[shape::vectors], key_groups part,
-                   key_groups (&clipped)[shape::vectors]) {
-    for (index_t n = 0; n < p.used; ++n) {
-      const range some = intersect({groups[n].begin, groups[n].end}, {part.begin, part.end});
-      clipped[n] = some.empty() ? key_groups{} : key_groups{some.begin, some.end};
-    }
   }
 
   /// Scores of the groups; returns the hull of them all.

@@ -52,9 +52,9 @@ ZEROTUNE_ALWAYS_INLINE Batch portable_weight_for_bfloat16(const Batch& x) {
 /// for -infinity, NaN for NaN.
 template <class Batch>
 ZEROTUNE_ALWAYS_INLINE Batch weight_of_score(const Batch& x) {
-  using real = typename Batch::value_type;
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
   if constexpr (sizeof(Batch) == 64) {
+    using real = typename Batch::value_type;
     const auto* const c = kept_in_memory(weight_bounds<real>);
     const auto* const series = kept_in_memory(exp2_constants<real>::series);
     // The second operand is what the instruction gives for NaN.
