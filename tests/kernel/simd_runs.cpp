@@ -180,6 +180,19 @@ TYPED_TEST(simd_runs, gamma_zero_excludes_and_great_logits_do_no_harm) {
   }
 }
 
+TYPED_TEST(simd_runs, rows_that_see_nothing_yet_weigh_nothing_whatever_the_scale) {
+  for (const double scale : {0.002, 0.05, 3.0}) {
+    head<TypeParam> h(100, 60, 16, 16);  // q_pos -40 ... 59
+    h.scale = static_cast<typename head<TypeParam>::acc>(scale);
+    h.run(zt::causal{} | zt::initial_token{2.0f}, smallest);
+    h.expect([](index_t q, index_t j) { return causal_bias(q, j) + (j ? 0 : std::log(2.0)); }, 0,
+             "nothing seen");
+    h.run(zt::causal{} | zt::sliding_window{5}, smallest);
+    h.expect([](index_t q, index_t j) { return causal_bias(q, j) + (j + 5 <= q ? -HUGE_VAL : 0); },
+             0, "window");
+  }
+}
+
 template <class Batch, class Function>
 double one(const Function& f, double x) {
   using real = typename Batch::value_type;
