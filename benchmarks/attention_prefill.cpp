@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Prefill: causal fused attention as a share of the roof of multiply-adds, and bfloat16 and float16
-// beside float, per shape.
+// Prefill: causal fused attention as a share of the roof of multiply-adds, bfloat16 also of that of
+// dot products where it takes them, and bfloat16 and float16 beside float, per shape.
 //
 //   benchmark_attention_prefill                          ratios, then Google Benchmark's table
 //   benchmark_attention_prefill --benchmark_filter=none  ratios alone
@@ -117,6 +117,22 @@ class problem {
   std::vector<std::byte> workspace_;
 };
 
+/// The share of a roof, measured in samples as long as attention's: both are interrupted as often.
+template <class T>
+void print_roof_share(const shape& s, problem<T>& p, void (*roof)(int), double flops, int rounds) {
+  constexpr int count = 20000;
+  const int calls = std::max(1, static_cast<int>(s.flops() / (flops * count) / 2));
+  const bench::ratios r = bench::compare(
+      [&] {
+        for (int i = 0; i < calls; ++i) roof(count);
+      },
+      [&] { p.run(zt::backend::simd<>{}); }, rounds);
+  const double scale = s.flops() / (flops * count * calls);
+  std::printf("%.0f GFLOP/s, share of the ", s.flops() / r.fastest_b / 1e9);
+  std::printf("%s %.3f [%.3f, %.3f]", roof == bench::dot_many ? "dot roof" : "roof",
+              r.median() * scale, r.at(0.25) * scale, r.at(0.75) * scale);
+}
+
 template <class T>
 bool print_half(const char* name, const shape& s, problem<float>& full, int rounds) {
   problem<T> half(s);
@@ -128,6 +144,10 @@ bool print_half(const char* name, const shape& s, problem<float>& full, int roun
                                          [&] { half.run(zt::backend::simd<>{}); }, rounds);
   std::printf("; %s %.0f GFLOP/s, float / %s ", name, s.flops() / r.fastest_b / 1e9, name);
   bench::print_ratio(r);
+  if (std::is_same_v<T, zt::bfloat16> && bench::has_dots()) {
+    std::printf(", ");
+    print_roof_share(s, half, bench::dot_many, bench::flops_of_dots, rounds);
+  }
   return true;
 }
 
@@ -141,20 +161,8 @@ bool print_share(const shape& s) {
     return false;
   }
   const int rounds = s.length >= 4096 ? 3 : s.length >= 2048 ? 7 : 25;
-  // The roof in samples as long as attention's, so that both are interrupted as often.
-  constexpr int count = 20000;
-  constexpr double chains = bench::vector_bytes >= 64 ? 24 : 12;  // of multiply_add_many
-  constexpr double flops = 2.0 * chains * (bench::vector_bytes / 4) * count;
-  const int calls = std::max(1, static_cast<int>(s.flops() / flops / 2));
-  const bench::ratios r = bench::compare(
-      [&] {
-        for (int i = 0; i < calls; ++i) bench::multiply_add_many(count);
-      },
-      [&] { p.run(zt::backend::simd<>{}); }, rounds);
-  const double scale = s.flops() / (flops * calls);
-  std::printf("float %.0f GFLOP/s, share of the roof %.3f [%.3f, %.3f]",
-              s.flops() / r.fastest_b / 1e9, r.median() * scale, r.at(0.25) * scale,
-              r.at(0.75) * scale);
+  std::printf("float ");
+  print_roof_share(s, p, bench::multiply_add_many, bench::flops_of_multiply_adds, rounds);
   const bool good = print_half<zt::bfloat16>("bfloat16", s, p, rounds) &&
                     print_half<zt::float16>("float16", s, p, rounds);
   std::printf("\n");

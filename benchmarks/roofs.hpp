@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this machine can do at most, one thread: fused multiply-adds, reading memory, scaling memory
-// in place (which, unlike a copy, allocates no second line for its writes).
+// What this machine can do at most, one thread: fused multiply-adds, dot products of bfloat16 pairs
+// where attention takes them, reading memory, scaling memory in place (which, unlike a copy, allocates no second line for its writes).
 #pragma once
 
 #include <cstdint>
@@ -66,18 +66,47 @@ class memory {
   for (words& x : sums) asm volatile("" : : "m"(x));
 }
 
-[[gnu::noinline]] inline void multiply_add_many(int count) {
+/// Independent sums that hide the latency of the instructions that add to them.
+inline constexpr int chains = vector_bytes >= 64 ? 24 : 12;
+
+/// sums = add(sums), `count` times.
+template <class Add>
+[[gnu::always_inline]] inline void add_many(int count, const Add& add) {
   using batch = zerotune::impl::batch<float, void>;
-  constexpr int chains = sizeof(batch) >= 64 ? 24 : 12;
   batch sums[chains];
-  float factor = 0.999f;
-  asm volatile("" : "+m"(factor));
-  const batch f(factor), g(1e-9f);
   for (int i = 0; i < chains; ++i) sums[i] = batch(static_cast<float>(i));
   for (int n = 0; n < count; ++n)
 #pragma GCC unroll 24
-    for (int i = 0; i < chains; ++i) sums[i] = zerotune::impl::multiply_add(sums[i], f, g);
+    for (int i = 0; i < chains; ++i) sums[i] = add(sums[i]);
   for (batch& x : sums) asm volatile("" : : "m"(x));
+}
+
+[[gnu::noinline]] inline void multiply_add_many(int count) {
+  using batch = zerotune::impl::batch<float, void>;
+  float factor = 0.999f;
+  asm volatile("" : "+m"(factor));
+  const batch f(factor), g(1e-9f);
+  add_many(count, [&](const batch& sum) __attribute__((always_inline)) {
+    return zerotune::impl::multiply_add(sum, f, g);
+  });
+}
+inline constexpr double flops_of_multiply_adds = 2.0 * chains * (vector_bytes / 4);
+
+[[gnu::noinline]] inline void dot_many(int count) {
+  using batch = zerotune::impl::batch<float, void>;
+  using operand = zerotune::impl::pair_operand<batch>;
+  std::uint32_t pair = 0x00013f80u;  // 1 and next to nothing
+  asm volatile("" : "+m"(pair));
+  const operand x = operand::splat(pair);
+  add_many(count, [&](const batch& sum) __attribute__((always_inline)) {
+    return x.multiply(x, sum);
+  });
+}
+inline constexpr double flops_of_dots = 2 * flops_of_multiply_adds;
+
+/// Whether attention on bfloat16 is made of them here.
+inline bool has_dots() {
+  return zerotune::impl::bfloat16_products() == zerotune::impl::product_kind::pairs;
 }
 
 template <class Body>
@@ -100,9 +129,12 @@ inline void print_roofs() {
   std::printf("%s; compiled for %s (%s), %s\n", cpu_name().c_str(),
               zerotune::instruction_set_name(), ZEROTUNE_ABI_NAME, __VERSION__);
   constexpr int count = 200000;
-  constexpr double lanes = vector_bytes / 4, chains = vector_bytes >= 64 ? 24 : 12;
   const double fma = fastest([] { multiply_add_many(count); }, 40);
-  std::printf("roofs, one thread: FMA %.0f GFLOP/s;", 2 * lanes * chains * count / fma / 1e9);
+  std::printf("roofs, one thread: FMA %.0f GFLOP/s;", flops_of_multiply_adds * count / fma / 1e9);
+  if (has_dots()) {
+    const double dot = fastest([] { dot_many(count); }, 40);
+    std::printf(" bfloat16 dot %.0f GFLOP/s;", flops_of_dots * count / dot / 1e9);
+  }
   const std::size_t sizes[] = {std::size_t{1} << 20, std::size_t{48} << 20, std::size_t{512} << 20};
   const char* const names[] = {"1 MiB", "48 MiB", "512 MiB"};
   const memory buffer(sizes[2]);

@@ -26,7 +26,8 @@ SHAPE = r"\[(?P<q_len>\d+) x (?P<kv_len>\d+)\] " + HEADS
 PROGRAMS = {
     "attention_prefill": (
         re.compile(r"\[ *(?P<q_len>\d+)\] " + HEADS),
-        {"share": "share of the roof", "bf16": "float / bfloat16", "f16": "float / float16"},
+        {"share": "share of the roof", "bf16": "float / bfloat16", "f16": "float / float16",
+         "dot_share": "share of the dot roof"},
     ),
     "decode": (
         re.compile(r" *(?P<dtype>f32|f16|bf16|q8_0) +(?P<kv_len>\d+) keys"),

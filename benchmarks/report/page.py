@@ -137,12 +137,14 @@ def prefill_section(document):
     rows = []
     for q_len, head_dim, heads, kv_heads in figures.cases("q_len", "head_dim", "heads", "kv_heads"):
         case = {"q_len": q_len, "head_dim": head_dim, "heads": heads, "kv_heads": kv_heads}
-        share, bf16, f16 = (figures.find(figure=x, **case) for x in ("share", "bf16", "f16"))
+        share, bf16, dot, f16 = (figures.find(figure=x, **case)
+                                 for x in ("share", "bf16", "dot_share", "f16"))
         rows.append([f"{q_len} x {q_len}", head_dim, f"{heads}/{kv_heads}",
                      rate(share, "GFLOP/s"), spread(share), rate(bf16, "GFLOP/s"), spread(bf16),
-                     rate(f16, "GFLOP/s"), spread(f16)])
+                     spread(dot), rate(f16, "GFLOP/s"), spread(f16)])
     return table(["queries x keys", "head_dim", "heads", "f32, GFLOP/s", "share of the roof",
-                  "bf16, GFLOP/s", "f32 / bf16", "f16, GFLOP/s", "f32 / f16"], rows)
+                  "bf16, GFLOP/s", "f32 / bf16", "bf16, share of the dot roof", "f16, GFLOP/s",
+                  "f32 / f16"], rows)
 
 
 def peer_rows(document, work, dtype, peers, name):

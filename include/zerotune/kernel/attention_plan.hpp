@@ -11,9 +11,11 @@ namespace zerotune {
 /// keys ends, counted from position 0), never on task_bytes.
 struct attention_plan {
   /// Bytes of the scores of one block of keys; they are written and read in the first-level cache.
+  /// Where scores stay in registers, blocks are a fixed multiple of what this allows.
   index_t score_bytes = 0;
   /// Bytes of the queries, sums and keys that one task goes over again and again; they stay in the
-  /// second-level cache.
+  /// second-level cache. Where scores stay in registers a task takes up to eight times as much, and
+  /// a quarter of that for keys: it goes over a section of keys panel by panel.
   index_t task_bytes = 0;
 };
 

@@ -83,8 +83,9 @@ void attention_head_rows(const attention_problem<Q, KV, Out>& p, const Modifier&
 struct attention_tiling {
   index_t tasks = 0;
   index_t scratch_bytes = 0;
-  index_t key_block = 0;        // keys of one step of the online softmax
-  index_t panels_per_task = 0;  // panels of queries that share a task's keys
+  index_t key_block = 0;           // keys of one step of the online softmax
+  index_t blocks_per_section = 0;  // blocks that are packed together
+  index_t panels_per_task = 0;     // panels of queries that share a task's keys
 };
 
 /// Attention by blocks of rows, without scratch memory.

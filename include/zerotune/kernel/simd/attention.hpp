@@ -21,6 +21,10 @@ struct panel_kernel {
   using shape = typename Products::shape;
   using scratch = panel_scratch<Products>;
 
+  /// Panels that take turns go over a whole section of keys one after the other: more of them than
+  /// a second-level cache holds share its packing.
+  static constexpr index_t panel_multiple = Products::takes_turns ? 8 : 1;
+
   /// Panels share the packing of keys: a task of one panel would spend an eighth of its time on it.
   static constexpr index_t least_panels = 3;
 
@@ -29,12 +33,16 @@ struct panel_kernel {
     attention_tiling t;
     const index_t groups = p.g.shape.batch * p.num_kv_heads();
     if (groups == 0) return t;
-    const index_t fitting =
-        plan.score_bytes / (shape::width * static_cast<index_t>(sizeof(typename shape::real)));
+    const index_t fitting = Products::block_multiple * plan.score_bytes /
+                            (shape::width * static_cast<index_t>(sizeof(typename shape::real)));
     t.key_block = round_down(fitting < 32 ? 32 : fitting > 1024 ? 1024 : fitting, 32);
-    const index_t shared = scratch::shared_bytes(t.key_block, p.head_dim(), p.value_dim());
+    const index_t block = scratch::block_bytes(t.key_block, p.head_dim(), p.value_dim());
+    const index_t blocks = (p.g.shape.kv_len + t.key_block - 1) / t.key_block + 1;
+    const index_t near = Products::takes_turns ? 2 * plan.task_bytes / block : 1;
+    t.blocks_per_section = near < 1 ? 1 : near < blocks ? near : blocks;
+    const index_t shared = scratch::shared_bytes(t.key_block) + t.blocks_per_section * block;
     const index_t each = scratch::panel_bytes(p.head_dim(), p.value_dim());
-    const index_t left = plan.task_bytes - shared;
+    const index_t left = panel_multiple * plan.task_bytes - shared;
     const index_t most = left > each ? left / each : 1;
     const index_t tasks_per_group = (wanted_tasks + groups - 1) / groups;
     const index_t fair = (panels_of_group(p) + tasks_per_group - 1) / tasks_per_group;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "zerotune/kernel/simd/pack.hpp"
+#include "zerotune/kernel/simd/score_run.hpp"
 #include "zerotune/kernel/simd/score_tile.hpp"
 #include "zerotune/kernel/simd/softmax_tile.hpp"
 #include "zerotune/kernel/simd/value_tile.hpp"
@@ -22,6 +23,15 @@ struct float_products {
   using operand = number_operand<Batch>;
   using element = real;  // of packed keys and values
   using weight = real;   // weights take the place of the scores
+  /// Whether scores become weights under the products (kernel/simd/score_run.hpp): it takes 32
+  /// registers.
+  static constexpr bool takes_turns = sizeof(Batch) >= 64;
+  /// A block may be so much longer than the scores that fit into the plan, as they stay in
+  /// registers: outputs are loaded and stored less often.
+  static constexpr index_t block_multiple = takes_turns ? 2 : 1;
+  using weights_of_scores = number_weights<Batch>;
+  /// The first values that are added set a panel's outputs.
+  static constexpr bool sets_output = true;
   /// State of the processor while a task is worked on: none here.
   struct session {};
 
@@ -68,6 +78,21 @@ struct float_products {
                          scores + j * shape::width);
   }
 
+  /// Scores of the keys of a run, as weights.
+  static void score_run(const panel<shape>& p, const key_block<element>& b, key_groups run,
+                        block_sums<shape>& sums, index_t head_dim, real* weights,
+                        prefetch_queue& ahead, index_t fetched) noexcept {
+    const index_t row = key_row(head_dim);
+    impl::score_run<operand, weights_of_scores>(p.q, b.keys + run.begin * row, row, head_dim, run,
+                                                sums, weights + run.begin * shape::width, ahead,
+                                                fetched);
+  }
+  /// Where the weights are.
+  static real* weights_in(real* scores, weight*) { return scores; }
+  static void clear(index_t n, index_t begin, index_t end, real* weights) noexcept {
+    clear_weights<shape>(n, begin, end, weights);
+  }
+
   /// Scores to weights, for the groups of vector n; weights of zero beside
   /// them, up to where some vector's are used.
   static void weigh(panel<shape>& p, index_t n, key_groups groups, const value_range<shape>& values,
@@ -80,10 +105,10 @@ struct float_products {
   /// Outputs of a panel: shrink them, add the weighted values.
   static void add_values(session&, panel<shape>& p, const key_block<element>& b,
                          const value_range<shape>& keys, const real* weights, const weight*,
-                         const real* shrink, index_t value_dim) noexcept {
+                         former_sums former, const real* shrink, index_t value_dim) noexcept {
     const element* v = b.values;
     for (index_t c = 0; c < value_dim; c += shape::group, v += value_tile_step(b.size))
-      add_value_columns<operand>(p.used, b.finite, weights, v, keys, shrink,
+      add_value_columns<operand>(p.used, b.finite, weights, v, keys, former, shrink,
                                  p.out + c * shape::width, shape::width);
   }
 };

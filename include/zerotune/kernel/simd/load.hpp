@@ -98,17 +98,24 @@ ZEROTUNE_ALWAYS_INLINE Batch widen_bfloat16(const bfloat16* from) {
   return Batch(__builtin_bit_cast(register_of<Batch>, word));
 }
 
-/// float to bfloat16, rounding to nearest even in integers: the instruction of AVX512-BF16 takes
-/// subnormals for zero.
+/// float to bfloat16 in the lower half of a word, rounding to nearest even in integers: the
+/// instruction of AVX512-BF16 takes subnormals for zero.
 template <class Batch>
-ZEROTUNE_ALWAYS_INLINE void narrow_bfloat16(const Batch& x, bfloat16* to) {
-  using bits16 = vector_like<std::uint16_t, Batch>;
+ZEROTUNE_ALWAYS_INLINE void bfloat16_words(const Batch& x,
+                                           vector_like<std::uint32_t, Batch>& narrow) {
   using bits32 = vector_like<std::uint32_t, Batch>;
   const bits32 word = __builtin_bit_cast(bits32, static_cast<register_of<Batch>>(x));
   const bits32 rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
   const bits32 quiet = (word >> 16) | 0x40u;
   const bits32 is_nan = (bits32)((word & 0x7fffffffu) > 0x7f800000u);
-  const bits16 narrow = __builtin_convertvector((is_nan & quiet) | (~is_nan & rounded), bits16);
+  narrow = (is_nan & quiet) | (~is_nan & rounded);
+}
+template <class Batch>
+ZEROTUNE_ALWAYS_INLINE void narrow_bfloat16(const Batch& x, bfloat16* to) {
+  using bits16 = vector_like<std::uint16_t, Batch>;
+  vector_like<std::uint32_t, Batch> words;
+  bfloat16_words(x, words);
+  const bits16 narrow = __builtin_convertvector(words, bits16);
   __builtin_memcpy(static_cast<void*>(to), &narrow, sizeof narrow);
 }
 

@@ -69,31 +69,69 @@ template <class Batch, class T>
     }
 }
 
-/// to[c / group][j][c % group] = column c of value j, for rows [rows.begin, rows.end) of a block;
-/// columns beyond the last are zero. False if one is not finite.
+/// Columns of two consecutive rows of tiles that are Group elements wide. Where a batch reaches
+/// into a second tile, at `beyond` or nowhere, it is written in whole lines: those of one row lie
+/// far apart and would leave the cache half filled.
+template <index_t Group, class Batch, class T>
+ZEROTUNE_ALWAYS_INLINE void store_in_tiles(Batch first, Batch second, T* to, T* beyond) {
+  static_assert(lanes<Batch> <= 2 * Group);
+  if constexpr (lanes<Batch> == 2 * Group) {
+    exchange_lanes<static_cast<std::size_t>(Group)>(first, second,
+                                                    std::make_index_sequence<Batch::size>{});
+    __builtin_memcpy(to, &first, sizeof first);
+    if (beyond) __builtin_memcpy(beyond, &second, sizeof second);
+  } else {
+    __builtin_memcpy(to, &first, sizeof first);
+    __builtin_memcpy(to + Group, &second, sizeof second);
+  }
+}
+
+/// to[c / group][j][c % group] = column c of value j, for rows [rows.begin, rows.end) of a block,
+/// an even number; columns beyond the last are zero. False if one is not finite.
 template <class Shape, class T>
 [[gnu::flatten]] bool pack_values(const row_view<T>& v, range rows, typename Shape::real* to,
                                   index_t to_tile) noexcept {
   using real = typename Shape::real;
   using Batch = typename Shape::batch;
   constexpr index_t group = Shape::group;
-  constexpr index_t piece = group < lanes<Batch> ? group : lanes<Batch>;
   const index_t padded = round_up(v.columns, group);
   Batch poison(real(0));
-  for (index_t j = rows.begin; j < rows.end; ++j)
+  for (index_t j = rows.begin; j < rows.end; j += 2)
     for (index_t c = 0; c < padded; c += lanes<Batch>) {
       const index_t left = v.columns - c < lanes<Batch> ? v.columns - c : lanes<Batch>;
-      const Batch x = left > 0 && v.valid.contains(j)
-                          ? load_any<Batch>(v.at(j) + c * v.stride, v.stride, left)
-                          : Batch(real(0));
-      poison = multiply_add(x, Batch(real(0)), poison);
-      alignas(64) real line[Batch::size];
-      x.store_aligned(line);
-      for (index_t i = 0; i < lanes<Batch> && c + i < padded; i += piece)
-        __builtin_memcpy(to + (c + i) / group * to_tile + j * group + (c + i) % group, line + i,
-                         sizeof(real) * piece);
+      Batch two[2] = {Batch(real(0)), Batch(real(0))};
+      for (index_t i = 0; i < 2; ++i) {
+        if (left <= 0 || !v.valid.contains(j + i)) continue;
+        two[i] = load_any<Batch>(v.at(j + i) + c * v.stride, v.stride, left);
+        poison = multiply_add(two[i], Batch(real(0)), poison);
+      }
+      real* const tile = to + c / group * to_tile + j * group;
+      store_in_tiles<group>(two[0], two[1], tile + c % group,
+                            c + group < padded ? tile + to_tile : nullptr);
     }
   return sum_of_lanes(poison) == real(0);
+}
+
+/// Writes two batches of columns of vector n, times f, to rows of bfloat16: rounded before they are
+/// transposed, two to a word, which halves the work.
+template <class Shape>
+ZEROTUNE_ALWAYS_INLINE void unpack_column_pairs(const panel<Shape>& p, index_t n, index_t c,
+                                                const typename Shape::batch& f, bfloat16* out,
+                                                index_t row_step) {
+  using Batch = typename Shape::batch;
+  using words = vector_like<std::uint32_t, Batch>;
+  Batch square[Batch::size];
+  for (index_t i = 0; i < lanes<Batch>; ++i) {
+    const auto* const at = p.out + (c + 2 * i) * p.width + n * lanes<Batch>;
+    words even, odd;
+    bfloat16_words<Batch>(Batch::load_aligned(at) * f, even);
+    bfloat16_words<Batch>(Batch::load_aligned(at + p.width) * f, odd);
+    square[i] = Batch(__builtin_bit_cast(register_of<Batch>, even | (odd << 16)));
+  }
+  transpose_square(square);
+  for (index_t i = 0; i < lanes<Batch> && n * lanes<Batch> + i < p.queries; ++i)
+    __builtin_memcpy(static_cast<void*>(out + (n * lanes<Batch> + i) * row_step + c), &square[i],
+                     sizeof square[i]);
 }
 
 /// Writes out[c][i] * factor[i] to row i, column c.
@@ -105,7 +143,12 @@ template <class Shape, class T>
   using Batch = typename Shape::batch;
   for (index_t n = 0; n < p.used; ++n) {
     const Batch f = Batch::load_aligned(factor + n * lanes<Batch>);
-    for (index_t c = 0; c < value_dim; c += lanes<Batch>) {
+    index_t first = 0;
+    if constexpr (std::is_same_v<T, bfloat16> && std::is_same_v<real, float>)
+      if (stride == 1)
+        for (; first + 2 * lanes<Batch> <= value_dim; first += 2 * lanes<Batch>)
+          unpack_column_pairs(p, n, first, f, out, row_step);
+    for (index_t c = first; c < value_dim; c += lanes<Batch>) {
       const index_t columns = value_dim - c < lanes<Batch> ? value_dim - c : lanes<Batch>;
       Batch square[Batch::size];
       for (index_t i = 0; i < lanes<Batch>; ++i)

@@ -113,8 +113,8 @@ ZEROTUNE_ALWAYS_INLINE bool none_set(const word_vector<Batch>& words) {
 }
 
 /// Tiles [key / 2][group] of pairs of keys, for rows [rows.begin, rows.end) of
-/// a block, an even number: of each 2 * group columns the even ones, then the
-/// odd ones. False if a value is not finite.
+/// a block, a multiple of four: of each 2 * group columns the even ones, then
+/// the odd ones. False if a value is not finite.
 template <class Shape>
 [[gnu::flatten]] bool pack_value_pairs(const row_view<bfloat16>& v, range rows, index_t padded_dim,
                                        std::uint32_t* to, index_t to_tile) noexcept {
@@ -122,16 +122,17 @@ template <class Shape>
   constexpr index_t group = Shape::group;
   static_assert(lanes<Batch> % group == 0);
   word_vector<Batch> special = {};
-  for (index_t j = rows.begin; j < rows.end; j += 2)
+  for (index_t j = rows.begin; j < rows.end; j += 4)
     for (index_t c = 0; c < padded_dim; c += 2 * lanes<Batch>) {
-      word_vector<Batch> columns[2];
-      load_row_pairs<Batch>(v, j, c, columns[0], columns[1], special);
-      std::uint32_t words[2][Batch::size];
-      __builtin_memcpy(words, columns, sizeof words);
-      for (index_t i = 0; i < lanes<Batch> && c + 2 * i < padded_dim; i += group)
-        for (index_t odd = 0; odd < 2; ++odd)
-          __builtin_memcpy(to + ((c + 2 * i) / group + odd) * to_tile + j / 2 * group,
-                           words[odd] + i, sizeof(std::uint32_t) * group);
+      word_vector<Batch> first[2], second[2];  // even columns, odd columns
+      load_row_pairs<Batch>(v, j, c, first[0], first[1], special);
+      load_row_pairs<Batch>(v, j + 2, c, second[0], second[1], special);
+      std::uint32_t* const tile = to + c / group * to_tile + j / 2 * group;
+      unrolled<2>([&](auto odd) __attribute__((always_inline)) {
+        store_in_tiles<group>(from_words<Batch>(first[odd]), from_words<Batch>(second[odd]),
+                              tile + odd * to_tile,
+                              c + 2 * group < padded_dim ? tile + (2 + odd) * to_tile : nullptr);
+      });
     }
   return none_set<Batch>(special);
 }

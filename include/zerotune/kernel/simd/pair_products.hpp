@@ -4,6 +4,7 @@
 // queries are not rounded, weights are, once.
 #pragma once
 
+#include "zerotune/kernel/simd/score_run.hpp"
 #include "zerotune/kernel/simd/score_tile.hpp"
 #include "zerotune/kernel/simd/softmax_pairs.hpp"
 #include "zerotune/kernel/simd/value_tile.hpp"
@@ -22,6 +23,11 @@ struct pair_products {
   using real = float;
   using element = std::uint32_t;
   using weight = std::uint32_t;
+  /// With whatever registers there are: other processors never take this path, tests do.
+  static constexpr bool takes_turns = true;
+  static constexpr index_t block_multiple = 8;
+  using weights_of_scores = pair_weights<Batch>;
+  static constexpr bool sets_output = true;
   struct session {};
   static_assert(std::is_same_v<typename Batch::value_type, float>);
 
@@ -62,26 +68,28 @@ struct pair_products {
                          (head_dim + 1) / 2, scores + j * shape::width);
   }
 
-  static void weigh(panel<shape>& p, index_t n, key_groups groups, const value_range<shape>& values,
-                    real factor, bool biased, real* scores, weight* weights,
-                    real* shrink) noexcept {
-    if (biased)
-      exponentiate_pairs<true>(p, n, groups, factor, scores, weights, shrink);
-    else
-      exponentiate_pairs<false>(p, n, groups, factor, scores, weights, shrink);
-    clear_pairs<shape>(n, values.begin, groups.begin, weights);
-    clear_pairs<shape>(n, groups.end, values.ends[n], weights);
+  static void score_run(const panel<shape>& p, const key_block<element>& b, key_groups run,
+                        block_sums<shape>& sums, index_t head_dim, weight* weights,
+                        prefetch_queue& ahead, index_t fetched) noexcept {
+    const index_t row = key_row(head_dim);
+    impl::score_run<operand, weights_of_scores>(
+        reinterpret_cast<const element*>(p.q), b.keys + run.begin * row, row, (head_dim + 1) / 2,
+        run, sums, weights + run.begin / 2 * shape::width, ahead, fetched);
+  }
+  static weight* weights_in(real*, weight* weights) { return weights; }
+  static void clear(index_t n, index_t begin, index_t end, weight* weights) noexcept {
+    clear_pairs<shape>(n, begin, end, weights);
   }
 
   static void add_values(session&, panel<shape>& p, const key_block<element>& b,
                          const value_range<shape>& keys, const real*, const weight* weights,
-                         const real* shrink, index_t value_dim) noexcept {
+                         former_sums former, const real* shrink, index_t value_dim) noexcept {
     value_range<shape> pairs{keys.begin / 2, {}};
     for (index_t n = 0; n < p.used; ++n) pairs.ends[n] = (keys.ends[n] + 1) / 2;
     const element* v = b.values;
     for (index_t c = 0; c < value_dim; c += columns_step)
       for (index_t odd = 0; odd < 2; ++odd, v += value_tile_step(b.size))
-        add_value_columns<operand>(p.used, b.finite, weights, v, pairs, shrink,
+        add_value_columns<operand>(p.used, b.finite, weights, v, pairs, former, shrink,
                                    p.out + (c + odd) * shape::width, 2 * shape::width);
   }
 };

@@ -26,6 +26,10 @@ struct panel_shape {
 constexpr index_t round_down(index_t x, index_t step) { return x / step * step; }
 constexpr index_t round_up(index_t x, index_t step) { return (x + step - 1) / step * step; }
 
+/// What becomes of a panel's outputs in memory when values are added: they are not set yet, kept,
+/// or multiplied by what the maxima have risen by.
+enum class former_sums { none, kept, shrunk };
+
 /// Numbers of a panel in scratch memory, and the rows that it stands for.
 template <class Shape>
 struct panel {
@@ -37,7 +41,8 @@ struct panel {
   alignas(64) real maximum[width];  // of the logits / ln 2
   alignas(64) real sum[width];
   alignas(64) real sink[width];  // modified logits / ln 2 of the sink, if asked
-  bool begun;                    // q, maximum, sum and out are set
+  bool begun;                    // q, maximum and sum are set
+  former_sums former;            // none or kept
   index_t head, first, queries;  // rows [first, first + queries) of the head
   index_t used;                  // vectors that hold a query
   index_t q_pos;                 // of the first row

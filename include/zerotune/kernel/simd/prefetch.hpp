@@ -62,7 +62,7 @@ class prefetch_queue {
     std::uintptr_t row;
     index_t step, per_row, rows, done;
   };
-  static constexpr index_t most = 4;
+  static constexpr index_t most = 6;
   region regions_[most];
   index_t count_ = 0, lines_ = 0;
 };

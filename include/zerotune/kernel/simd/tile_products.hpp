@@ -30,6 +30,8 @@ struct tile_products {
   using real = float;
   using element = bfloat16;
   using weight = std::uint32_t;
+  static constexpr bool takes_turns = false, sets_output = false;
+  static constexpr index_t block_multiple = 1;
   using session = Tiles;
   static_assert(std::is_same_v<typename Batch::value_type, float>);
 
@@ -91,7 +93,7 @@ struct tile_products {
 
   static void add_values(session& tiles, panel<shape>& p, const key_block<element>& b,
                          const value_range<shape>& keys, const real*, const weight* weights,
-                         const real* shrink, index_t value_dim) noexcept {
+                         former_sums, const real* shrink, index_t value_dim) noexcept {
     const index_t row = value_row(b.size), columns = round_up(value_dim, step);
     shrink_output(p, shrink, columns);
     if (!b.finite) return add_guarded(p, b.values, row, keys, weights, value_dim);

@@ -43,7 +43,7 @@ ZEROTUNE_ALWAYS_INLINE void add_to_sums(
 template <bool Guarded, class Operand, index_t Vectors>
 [[gnu::noinline, gnu::flatten]] void value_tile(
     const typename Operand::element* weights, const typename Operand::element* v,
-    const value_range<panel_shape<typename Operand::batch>>& keys,
+    const value_range<panel_shape<typename Operand::batch>>& keys, former_sums former,
     const typename Operand::batch::value_type* shrink, typename Operand::batch::value_type* out,
     index_t out_row) noexcept {
   using Batch = typename Operand::batch;
@@ -54,11 +54,19 @@ template <bool Guarded, class Operand, index_t Vectors>
   for (index_t i = 0; i < shape::group * shape::width; i += static_cast<index_t>(64 / sizeof *out))
     __builtin_prefetch(out + shape::group * shape::width + i, 1, 3);
   unrolled<Vectors>([&](auto n) __attribute__((always_inline)) {
-    const Batch factor = Batch::load_aligned(shrink + n * lanes<Batch>);
     unrolled<shape::group>([&](auto c) __attribute__((always_inline)) {
-      sums[c][n] = Batch::load_aligned(out + c * out_row + n * lanes<Batch>) * factor;
+      sums[c][n] = former == former_sums::none
+                       ? Batch(typename Batch::value_type(0))
+                       : Batch::load_aligned(out + c * out_row + n * lanes<Batch>);
     });
   });
+  if (former == former_sums::shrunk)
+    unrolled<Vectors>([&](auto n) __attribute__((always_inline)) {
+      const Batch factor = Batch::load_aligned(shrink + n * lanes<Batch>);
+      unrolled<shape::group>([&](auto c) __attribute__((always_inline)) {
+        sums[c][n] = sums[c][n] * factor;
+      });
+    });
   unrolled<Vectors>([&](auto n) __attribute__((always_inline)) {
     constexpr index_t first = decltype(n)::value;
     const index_t begin = first == 0 ? keys.begin : keys.ends[first == 0 ? 0 : first - 1];
@@ -77,16 +85,16 @@ template <class Operand>
 void add_value_columns(index_t used, bool finite, const typename Operand::element* weights,
                        const typename Operand::element* v,
                        const value_range<panel_shape<typename Operand::batch>>& keys,
-                       const typename Operand::batch::value_type* shrink,
+                       former_sums former, const typename Operand::batch::value_type* shrink,
                        typename Operand::batch::value_type* out, index_t out_row) noexcept {
   unrolled<panel_shape<typename Operand::batch>::vectors>([&](
       auto n) __attribute__((always_inline)) {
     constexpr index_t count = decltype(n)::value + 1;
     if (used != count) return;
     if (finite)
-      value_tile<false, Operand, count>(weights, v, keys, shrink, out, out_row);
+      value_tile<false, Operand, count>(weights, v, keys, former, shrink, out, out_row);
     else
-      value_tile<true, Operand, count>(weights, v, keys, shrink, out, out_row);
+      value_tile<true, Operand, count>(weights, v, keys, former, shrink, out, out_row);
   });
 }
 
