@@ -85,6 +85,7 @@ struct attention_tiling {
   index_t scratch_bytes = 0;
   index_t key_block = 0;        // keys of one step of the online softmax
   index_t panels_per_task = 0;  // panels of queries that share a task's keys
+  kv_place place = kv_place::memory;
 };
 
 /// Attention by blocks of rows, without scratch memory.

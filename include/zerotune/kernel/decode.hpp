@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "zerotune/core/q8_0.hpp"
+#include "zerotune/kernel/attention_plan.hpp"
 #include "zerotune/kernel/attention_row.hpp"
 #include "zerotune/kernel/scalar/row_ops.hpp"
 #include "zerotune/kernel/split.hpp"
@@ -35,6 +36,18 @@ struct kv_rows {
   const std::int32_t* table = nullptr;  // page of each page_size positions; null: no pages
   index_t table_stride = 0, page = 0, page_size = 0;
 
+  const T* at(index_t j) const noexcept {
+    if (!table) return base + j * row;
+    const index_t number = j / page_size;
+    return base + page * table[number * table_stride] + (j - number * page_size) * row;
+  }
+  /// Rows that may lie in one page of memory.
+  index_t rows_of_memory_page() const noexcept {
+    constexpr index_t memory_page = 4096;
+    const index_t bytes = (row < 0 ? -row : row) * static_cast<index_t>(sizeof(T));
+    const index_t rows = bytes > 0 && bytes < memory_page ? memory_page / bytes : 1;
+    return table && page_size < rows ? page_size : rows;
+  }
   /// Addresses of the rows of some keys.
   void locate(range keys, const T** rows) const noexcept {
     if (!table) {
@@ -49,11 +62,20 @@ struct kv_rows {
   }
 };
 
-/// Rows to fetch into the cache while others are worked on.
+/// Rows to fetch while others are worked on: beside row j of those that are worked on, the rows
+/// j + distance[0], j + distance[1], ... of the list that they stand in, each less than decode_ahead
+/// further. A processor drops what it is asked for while too many lines are under way: what comes
+/// from memory is asked for several times.
+inline constexpr index_t decode_ahead = 2 * decode_keys;
 template <class T>
 struct rows_ahead {
   const T* const* rows = nullptr;
-  index_t count = 0, cells = 0;
+  index_t bytes = 0;  // of a row
+  index_t asks = 0;   // distances that count
+  index_t distance[3] = {};
+  ZEROTUNE_ALWAYS_INLINE rows_ahead beside(const T* const* first) const {
+    return {first, bytes, asks, {distance[0], distance[1], distance[2]}};
+  }
 };
 
 /// The operations of a back end on the queries of a group, for a cache of T. Query, scores and
@@ -62,7 +84,8 @@ struct rows_ahead {
 ///   void pack(const Q* q, index_t q_stride, index_t dim, acc* packed)
 ///       a query in the order that `scores` takes; packed has room for padded_dim(dim)
 ///   void scores(const acc* packed, index_t packed_row, index_t rows, const T* const* keys,
-///               index_t stride, index_t count, index_t dim, acc factor, acc* scores, ahead)
+///               index_t stride, index_t count, index_t dim, acc factor, acc* scores,
+///               const rows_ahead<T>& ahead)
 ///       scores[i][j] = factor <q_i, k_j>, decode_keys apart
 ///   void accumulate(const acc* weights, index_t rows, const T* const* values, index_t stride,
 ///                   index_t count, index_t dim, acc* out, index_t out_row, ahead)
@@ -94,7 +117,7 @@ struct decode_ops<backend::scalar, T> {
   }
   static void scores(const acc* packed, index_t packed_row, index_t rows, const T* const* keys,
                      index_t stride, index_t count, index_t dim, acc factor, acc* scores,
-                     rows_ahead<T>) noexcept {
+                     const rows_ahead<T>&) noexcept {
     for (index_t i = 0; i < rows; ++i)
       for (index_t j = 0; j < count; ++j) {
         acc total = 0;
@@ -105,7 +128,7 @@ struct decode_ops<backend::scalar, T> {
   }
   static void accumulate(const acc* weights, index_t rows, const T* const* values, index_t stride,
                          index_t count, index_t dim, acc* out, index_t out_row,
-                         rows_ahead<T>) noexcept {
+                         const rows_ahead<T>&) noexcept {
     for (index_t i = 0; i < rows; ++i)
       for (index_t j = 0; j < count; ++j)
         for (index_t c = 0; c < dim; ++c)
@@ -143,6 +166,7 @@ struct decode_args {
   accumulator_t<KV>* sink_mass = nullptr;  // receives the weights of the key `sink`, or null
   index_t sink_head = 0, sink_row = 0;
   index_t sink = 0;
+  kv_place place = kv_place::memory;
 
   index_t rows() const noexcept { return group_size * q_len; }
 };
@@ -190,7 +214,17 @@ class decode_part {
 
   decode_part(const decode_args<Q, KV, Out>& args, const geometry& g, const Modifier& m,
               index_t batch, bool ignore_zero_gamma)
-      : a_(args), g_(g), m_(m), batch_(batch), ignore_zero_gamma_(ignore_zero_gamma) {}
+      : a_(args), g_(g), m_(m), batch_(batch), ignore_zero_gamma_(ignore_zero_gamma) {
+    const index_t k_row = a_.k.stride == 1 ? a_.head_dim / cell_size<KV> : 0;
+    const index_t v_row = a_.v.stride == 1 ? a_.value_dim / cell_size<KV> : 0;
+    ahead_.bytes = (k_row > v_row ? k_row : v_row) * static_cast<index_t>(sizeof(KV));
+    if (ahead_.bytes == 0) return;
+    ahead_.asks = a_.place == kv_place::memory ? 3 : 1;
+    for (index_t n = 0; n < 3; ++n) {
+      const index_t rows = (n + 1) * bytes_ahead / ahead_.bytes;
+      ahead_.distance[n] = rows < 1 ? 1 : rows > decode_keys ? decode_keys : rows;
+    }
+  }
 
   /// Queries `rows` over the keys `part`; the result goes to their rows of memory.
   void run(range part, range rows, const part_memory<acc>& memory) noexcept {
@@ -200,26 +234,58 @@ class decode_part {
 
  private:
   static constexpr index_t lanes = ops::lanes;
+  static constexpr index_t bytes_ahead = 4096;
 
   void run_rows(range part, range rows, const part_memory<acc>& memory) noexcept {
     begin(part, rows, memory);
-    const KV *k[2][decode_keys], *v[decode_keys];
-    const index_t k_cells = a_.k.stride == 1 ? a_.head_dim / cell_size<KV> : 0;
-    const index_t v_cells = a_.v.stride == 1 ? a_.value_dim / cell_size<KV> : 0;
-    range block = first_block(all_);
-    a_.k.locate(block, k[0]);
-    for (index_t n = 0; !block.empty(); ++n) {
-      const range next = first_block({block.end, all_.end});
-      a_.v.locate(block, v);
-      a_.k.locate(next, k[(n + 1) % 2]);
-      run_block(block, k[n % 2], v, {v, block.size(), v_cells},
-                {k[(n + 1) % 2], next.size(), k_cells});
-      block = next;
+    // Rows in the order in which they are read: K and V of a block, K and V of the next one, and
+    // rows that are fetched and perhaps not read.
+    constexpr index_t most = 8 * decode_keys;  // so that rows seldom move to the front
+    const KV *stream[most + decode_ahead], **at = stream;
+    range block = first_block(all_), next;
+    index_t found = all_.begin;
+    locate(block, at);
+    for (; !block.empty(); block = next) {
+      if (block.end + decode_keys > found) found = find_pages(found);
+      next = first_block({block.end, all_.end});
+      const KV** behind = at + 2 * block.size();
+      if (behind + 2 * next.size() > stream + most) {
+        for (const KV** to = stream; at < behind; ++to, ++at) *to = *at;
+        at = stream, behind = at + 2 * block.size();
+      }
+      locate(next, behind);
+      if (next.size() < decode_keys) look_behind(behind + 2 * next.size());
+      run_block(block, at, at + block.size());
+      at = behind;
     }
     for (index_t i = 0; i < rows_; ++i) {
       for (index_t n = 0; n < lanes; ++n) state_[i].sum += sum_[i][n] + poison_[i][n];
       memory.set_state(rows.begin + i, state_[i]);
     }
+  }
+
+  /// The rows of K and of V of a block.
+  void locate(range block, const KV** rows) const noexcept {
+    a_.k.locate(block, rows);
+    a_.v.locate(block, rows + block.size());
+  }
+  /// The rows that whoever goes over the next part begins with: often it is this thread.
+  void look_behind(const KV** rows) const noexcept {
+    const range some =
+        intersect({all_.end, all_.end + decode_ahead}, {0, g_.kv_length(batch_)});
+    if (!some.empty()) a_.k.locate(some, rows);
+    for (index_t j = some.size(); j < decode_ahead; ++j) rows[j] = rows[-1];
+  }
+  /// Fetches a line of each page of memory that the next keys are in. A processor waits for where a
+  /// page lies, for some 80 ns; it looks for several at a time, and neighbours are found together.
+  /// Inlined: GCC takes a function that only prefetches for one without effect.
+  ZEROTUNE_ALWAYS_INLINE index_t find_pages(index_t from) const noexcept {
+    constexpr index_t keys = 4 * decode_keys;
+    const range some = intersect({from, from + keys}, {0, g_.kv_length(batch_)});
+    for (const kv_rows<KV>* x : {&a_.k, &a_.v})
+      for (index_t j = some.begin, step = x->rows_of_memory_page(); j < some.end; j += step)
+        __builtin_prefetch(x->at(j), 0, 2);
+    return from + keys;
   }
 
   /// Keys up to the next multiple of decode_keys: steps do not depend on where a range begins.
@@ -257,10 +323,10 @@ class decode_part {
     return m_.effect(head_of{r.batch, r.head}, range{r.q_pos, r.q_pos + 1}, keys);
   }
 
-  void run_block(range block, const KV* const* k, const KV* const* v, rows_ahead<KV> fetch_v,
-                 rows_ahead<KV> fetch_k) noexcept {
+  void run_block(range block, const KV* const* k, const KV* const* v) noexcept {
+    rows_ahead<KV> ahead = ahead_;
     if (uniform_) {
-      step({0, rows_}, block, k, v, false, fetch_v, fetch_k);
+      step({0, rows_}, block, k, v, false, ahead);
       return;
     }
     range keys[decode_rows];
@@ -277,16 +343,16 @@ class decode_part {
              keys[end].begin == keys[first].begin && keys[end].end == keys[first].end)
         ++end;
       const index_t from = keys[first].begin - block.begin;
-      step({first, end}, keys[first], k + from, v + from, true, fetch_v, fetch_k);
-      fetch_v = fetch_k = {};
+      step({first, end}, keys[first], k + from, v + from, true, ahead);
+      ahead = {};
     }
   }
 
   /// Queries that see the same keys of a block.
   void step(range rows, range keys, const KV* const* k, const KV* const* v, bool may_change,
-            rows_ahead<KV> fetch_v, rows_ahead<KV> fetch_k) noexcept {
+            const rows_ahead<KV>& ahead) noexcept {
     ops::scores(q_ + rows.begin * q_row_, q_row_, rows.size(), k, a_.k.stride, keys.size(),
-                a_.head_dim, a_.softmax_scale, scores_, fetch_v);
+                a_.head_dim, a_.softmax_scale, scores_, ahead.beside(k));
     bool all_seen = true;
     index_t seen[decode_rows];
     for (index_t i = 0; i < rows.size(); ++i) {
@@ -295,24 +361,24 @@ class decode_part {
       all_seen = all_seen && seen[i] == keys.size();
     }
     if (all_seen) {
-      add_values(rows, 0, v, keys.size(), fetch_k);
+      add_values(rows, scores_, v, keys.size(), ahead.beside(v));
       return;
     }
     // 0 * NaN: a value that a query does not see is not read for it.
     for (index_t i = 0; i < rows.size(); ++i) {
       const range alone{rows.begin + i, rows.begin + i + 1};
       if (seen[i] == keys.size())
-        add_values(alone, i * decode_keys, v, keys.size(), {});
+        add_values(alone, scores_ + i * decode_keys, v, keys.size(), {});
       else if (seen[i] > 0)
         for (index_t j = 0; j < keys.size(); ++j)
           if (scores_[i * decode_keys + j] != acc(0))
-            add_values(alone, i * decode_keys + j, v + j, 1, {});
+            add_values(alone, scores_ + i * decode_keys + j, v + j, 1, {});
     }
   }
 
-  void add_values(range rows, index_t weights, const KV* const* v, index_t count,
-                  rows_ahead<KV> fetch) noexcept {
-    ops::accumulate(scores_ + weights, rows.size(), v, a_.v.stride, count, a_.value_dim,
+  void add_values(range rows, const acc* weights, const KV* const* v, index_t count,
+                  const rows_ahead<KV>& fetch) noexcept {
+    ops::accumulate(weights, rows.size(), v, a_.v.stride, count, a_.value_dim,
                     out_ + rows.begin * out_row_, out_row_, fetch);
   }
 
@@ -355,6 +421,7 @@ class decode_part {
   const Modifier& m_;
   index_t batch_;
   bool ignore_zero_gamma_;
+  rows_ahead<KV> ahead_;
 
   index_t rows_ = 0;
   acc* q_ = nullptr;

@@ -126,19 +126,23 @@ struct decode_kernel {
     return p.head_dim() <= decode_dim && p.value_dim() <= decode_dim &&
            p.group_size() <= most_rows && p.group_size() * p.g.shape.q_len <= most_rows;
   }
-  static attention_tiling tiling(const problem& p, const attention_plan&, index_t) noexcept {
+  static attention_tiling tiling(const problem& p, const attention_plan& plan, index_t) noexcept {
     const decode_tasks tasks = one_head(p);
     attention_tiling t;
+    t.place = place_of(plan, p.g.shape.kv_len,
+                       p.g.shape.batch * p.num_kv_heads() * (p.head_dim() + p.value_dim()) *
+                           index_t{sizeof(KV)});
     t.tasks = p.g.shape.batch * p.num_kv_heads();
     t.scratch_bytes = tasks.parts * tasks.part_size() * index_t{sizeof(acc)};
     return t;
   }
   template <logit_modifier Modifier>
-  static void run(const problem& p, const Modifier& m, const attention_tiling&, index_t task,
+  static void run(const problem& p, const Modifier& m, const attention_tiling& t, index_t task,
                   std::byte* scratch) noexcept {
     const decode_tasks tasks = one_head(p);
     const index_t b = task / p.num_kv_heads();
-    const decode_args<Q, KV, Out> args = args_of(p, b, task % p.num_kv_heads());
+    decode_args<Q, KV, Out> args = args_of(p, b, task % p.num_kv_heads());
+    args.place = t.place;
     acc* const memory = reinterpret_cast<acc*>(scratch);
     const key_splits splits(p.g.kv_length(b));
     for (index_t s = 0; s < splits.count(); ++s)

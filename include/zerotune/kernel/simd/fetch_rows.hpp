@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Asking memory for rows of a cache ahead of their use (layer: kernel), a few lines between the
+// products: requests in bursts find no free miss buffer and are dropped.
+#pragma once
+
+#include "zerotune/kernel/decode.hpp"
+
+namespace zerotune {
+inline namespace ZEROTUNE_ABI {
+namespace impl {
+
+inline constexpr index_t line_bytes = 64;
+
+/// Asks for the lines of bytes [begin, end) of Rows rows ahead of row j.
+template <index_t Rows, class T>
+ZEROTUNE_ALWAYS_INLINE void fetch_lines(const rows_ahead<T>& ahead, index_t j, index_t begin,
+                                        index_t end) {
+  for (index_t ask = 0; ask < ahead.asks; ++ask) {
+    const T* const* rows = ahead.rows + j + ahead.distance[ask];
+    // Else compilers keep the address of each element of `rows` in a register of its own.
+    asm("" : "+r"(rows));
+    for (index_t n = 0; n < Rows; ++n)
+      for (index_t at = begin; at < end; at += line_bytes)
+        __builtin_prefetch(reinterpret_cast<const char*>(rows[n]) + at, 0, 2);
+  }
+}
+
+/// The lines that begin in elements [c, c + Columns) of the rows.
+template <index_t Rows, index_t Columns, class T>
+ZEROTUNE_ALWAYS_INLINE void fetch_columns(const rows_ahead<T>& ahead, index_t j, index_t c) {
+  constexpr index_t bytes = Columns * index_t{sizeof(T)};
+  const index_t begin = c * index_t{sizeof(T)};
+  if (bytes < line_bytes && begin % line_bytes != 0) return;
+  fetch_lines<Rows>(ahead, j, begin, begin + bytes);
+}
+
+/// The lines that begin behind element c.
+template <index_t Rows, class T>
+ZEROTUNE_ALWAYS_INLINE void fetch_rest(const rows_ahead<T>& ahead, index_t j, index_t c) {
+  const index_t begin = (c * index_t{sizeof(T)} + line_bytes - 1) / line_bytes * line_bytes;
+  if (begin < ahead.bytes) fetch_lines<Rows>(ahead, j, begin, ahead.bytes);
+}
+
+}  // namespace impl
+}  // namespace ZEROTUNE_ABI
+}  // namespace zerotune
