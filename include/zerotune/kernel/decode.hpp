@@ -51,13 +51,17 @@ struct kv_rows {
   /// Addresses of the rows of some keys.
   void locate(range keys, const T** rows) const noexcept {
     if (!table) {
-      for (index_t j = keys.begin; j < keys.end; ++j) *rows++ = base + j * row;
+      const T* const first = base;  // not a member, which a row might overwrite
+      const index_t step = row, begin = keys.begin, count = keys.size();
+      for (index_t n = 0; n < count; ++n) rows[n] = first + (begin + n) * step;
       return;
     }
     for (index_t j = keys.begin; j < keys.end;) {
       const index_t number = j / page_size, end = (number + 1) * page_size;
-      const T* from = base + page * table[number * table_stride] + (j - number * page_size) * row;
-      for (; j < end && j < keys.end; ++j, from += row) *rows++ = from;
+      const T* const from = at(j);
+      const index_t step = row, count = (end < keys.end ? end : keys.end) - j;
+      for (index_t n = 0; n < count; ++n) rows[n] = from + n * step;
+      rows += count, j += count;
     }
   }
 };
@@ -98,6 +102,16 @@ struct rows_ahead {
 /// A query's sum and poison are kept in `lanes` numbers, which are added when the part is done.
 template <class Backend, cache_element T>
 struct decode_ops;
+
+/// Calls body with the operations for queries of Q: those of decode_ops, unless a back end has
+/// better ones.
+template <class Backend, element Q, cache_element KV>
+struct decode_choice {
+  template <class Body>
+  static void with(const Body& body) {
+    body(decode_ops<Backend, KV>{});
+  }
+};
 
 template <cache_element T>
 struct decode_ops<backend::scalar, T> {
@@ -206,10 +220,11 @@ class part_memory {
 };
 
 /// One part of the keys for the queries of one key-value head.
-template <class Backend, element Q, cache_element KV, element Out, logit_modifier Modifier>
+template <class Backend, class Ops, element Q, cache_element KV, element Out,
+          logit_modifier Modifier>
 class decode_part {
  public:
-  using ops = decode_ops<Backend, KV>;
+  using ops = Ops;
   using acc = accumulator_t<KV>;
 
   decode_part(const decode_args<Q, KV, Out>& args, const geometry& g, const Modifier& m,
@@ -353,13 +368,19 @@ class decode_part {
             const rows_ahead<KV>& ahead) noexcept {
     ops::scores(q_ + rows.begin * q_row_, q_row_, rows.size(), k, a_.k.stride, keys.size(),
                 a_.head_dim, a_.softmax_scale, scores_, ahead.beside(k));
+    // First all maxima, then all weights: each takes long, but they do not wait for one another.
     bool all_seen = true;
     index_t seen[decode_rows];
+    acc former[decode_rows];
     for (index_t i = 0; i < rows.size(); ++i) {
-      seen[i] = soften(rows.begin + i, keys, may_change && changes_[rows.begin + i],
-                       scores_ + i * decode_keys);
+      former[i] = state_[rows.begin + i].maximum;
+      seen[i] = raise_maximum(rows.begin + i, keys, may_change && changes_[rows.begin + i],
+                              scores_ + i * decode_keys);
       all_seen = all_seen && seen[i] == keys.size();
     }
+    for (index_t i = 0; i < rows.size(); ++i)
+      if (seen[i] > 0)
+        weigh(rows.begin + i, keys.size(), seen[i], former[i], scores_ + i * decode_keys);
     if (all_seen) {
       add_values(rows, scores_, v, keys.size(), ahead.beside(v));
       return;
@@ -382,8 +403,8 @@ class decode_part {
                     out_ + rows.begin * out_row_, out_row_, fetch);
   }
 
-  /// Scores of query i become weights: modifier, maximum, exp. Returns the number of keys seen.
-  index_t soften(index_t i, range keys, bool changes, acc* scores) noexcept {
+  /// Modifier and maximum of query i. Returns the number of keys seen.
+  index_t raise_maximum(index_t i, range keys, bool changes, acc* scores) noexcept {
     softmax_part<acc>& state = state_[i];
     index_t hidden = 0;
     if (changes) {
@@ -394,17 +415,22 @@ class decode_part {
     }
     if (hidden == keys.size()) return 0;
     if (a_.sink_mass && keys.contains(a_.sink)) state.sink = scores[a_.sink - keys.begin];
-    const acc former = state.maximum;
-    state.maximum = hidden == 0 ? ops::raise_maximum(scores, keys.size(), former, poison_[i])
-                                : raise_over_seen(scores, keys.size(), former, poison_[i]);
+    state.maximum = hidden == 0
+                        ? ops::raise_maximum(scores, keys.size(), state.maximum, poison_[i])
+                        : raise_over_seen(scores, keys.size(), state.maximum, poison_[i]);
+    return keys.size() - hidden;
+  }
+
+  /// Scores of query i, some of them seen, become weights; `former` is the maximum before them.
+  void weigh(index_t i, index_t count, index_t seen, acc former, acc* scores) noexcept {
+    softmax_part<acc>& state = state_[i];
     if (state.count > acc(0) && state.maximum != former) {
       const acc shrink = exp_of(former - state.maximum);
       for (acc& lane : sum_[i]) lane *= shrink;
       row_ops<Backend, acc>::store(out_ + i * out_row_, shrink, out_ + i * out_row_, 1, out_row_);
     }
-    state.count += static_cast<acc>(keys.size() - hidden);
-    ops::weigh(scores, keys.size(), state.maximum, sum_[i]);
-    return keys.size() - hidden;
+    state.count += static_cast<acc>(seen);
+    ops::weigh(scores, count, state.maximum, sum_[i]);
   }
 
   static acc raise_over_seen(const acc* scores, index_t count, acc maximum, acc* poison) noexcept {
@@ -440,8 +466,10 @@ class decode_part {
 template <class Backend, element Q, cache_element KV, element Out, logit_modifier Modifier>
 void run_part(const decode_args<Q, KV, Out>& a, const geometry& g, const Modifier& m, index_t batch,
               range part, const part_memory<accumulator_t<KV>>& memory) noexcept {
-  decode_part<Backend, Q, KV, Out, Modifier>(a, g, m, batch, false)
-      .run(part, {0, a.rows()}, memory);
+  decode_choice<Backend, Q, KV>::with([&](auto ops) {
+    decode_part<Backend, decltype(ops), Q, KV, Out, Modifier>(a, g, m, batch, false)
+        .run(part, {0, a.rows()}, memory);
+  });
 }
 
 }  // namespace impl

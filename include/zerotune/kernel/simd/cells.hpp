@@ -76,6 +76,7 @@ struct cells {
                                                          weight*) {
     return weights;
   }
+  ZEROTUNE_ALWAYS_INLINE static Batch rounded(const Batch& x) { return x; }
   ZEROTUNE_ALWAYS_INLINE static operand splat(const weight& w) { return {Batch(w)}; }
   template <index_t Vectors>
   ZEROTUNE_ALWAYS_INLINE static void load_columns(const type* const* rows, index_t, index_t c,

@@ -6,6 +6,8 @@
 
 #include "zerotune/kernel/decode.hpp"
 #include "zerotune/kernel/simd/cells.hpp"
+#include "zerotune/kernel/simd/pair_cells.hpp"
+#include "zerotune/kernel/simd/product_kind.hpp"
 #include "zerotune/kernel/simd/row_ops.hpp"
 #include "zerotune/kernel/simd/score_rows.hpp"
 
@@ -19,11 +21,12 @@ namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace impl {
 
-template <class Arch, cache_element T>
-struct decode_ops<backend::simd<Arch>, T> {
+/// Decode's operations on rows that are read by Cells.
+template <class Batch, cache_element T, class Cells>
+struct decode_tiles {
   using acc = accumulator_t<T>;
-  using batch = impl::batch<acc, Arch>;
-  using cells = impl::cells<batch, T>;
+  using batch = Batch;
+  using cells = Cells;
   using cell = typename cells::type;
   static constexpr index_t lanes = impl::lanes<batch>;
   /// Accumulators of a tile of queries by columns: half of the registers, or all but those of V.
@@ -57,7 +60,7 @@ struct decode_ops<backend::simd<Arch>, T> {
     batch total(acc(0));
     for (index_t j = 0; j < count; j += lanes) {
       const batch weight = exp_nonpositive(batch::load_aligned(scores + j) - shift);
-      weight.store_aligned(scores + j);
+      cells::rounded(weight).store_aligned(scores + j);
       total += weight;
     }
     (batch::load_unaligned(sum) + total).store_unaligned(sum);
@@ -165,6 +168,30 @@ struct decode_ops<backend::simd<Arch>, T> {
     });
   }
 };
+
+template <class Arch, cache_element T>
+struct decode_ops<backend::simd<Arch>, T>
+    : decode_tiles<batch<accumulator_t<T>, Arch>, T, cells<batch<accumulator_t<T>, Arch>, T>> {};
+
+/// The same by pairs.
+template <class Arch>
+struct decode_pair_ops
+    : decode_tiles<batch<float, Arch>, bfloat16, pair_cells<batch<float, Arch>>> {};
+
+#if defined(__AVX512BF16__)
+template <class Arch>
+struct decode_choice<backend::simd<Arch>, bfloat16, bfloat16> {
+  template <class Body>
+  static void with(const Body& body) {
+    if constexpr (is_512_bits<batch<float, Arch>, float>)
+      if (bfloat16_products() == product_kind::pairs) {
+        body(decode_pair_ops<Arch>{});
+        return;
+      }
+    body(decode_ops<backend::simd<Arch>, bfloat16>{});
+  }
+};
+#endif
 
 }  // namespace impl
 }  // namespace ZEROTUNE_ABI

@@ -11,18 +11,30 @@ namespace impl {
 
 inline constexpr index_t line_bytes = 64;
 
-/// Asks for the lines of bytes [begin, end) of Rows rows ahead of row j.
+/// Asks for the lines of bytes [begin, end) of Rows rows, for a level of the caches.
+template <index_t Rows, int Locality, class T>
+ZEROTUNE_ALWAYS_INLINE void ask_for_lines(const T* const* rows, index_t begin, index_t end) {
+  // Else compilers keep the address of each element of `rows` in a register of its own.
+  asm("" : "+r"(rows));
+  for (index_t n = 0; n < Rows; ++n)
+    for (index_t at = begin; at < end; at += line_bytes)
+      __builtin_prefetch(reinterpret_cast<const char*>(rows[n]) + at, 0, Locality);
+}
+
+/// Asks for the lines of bytes [begin, end) of Rows rows ahead of row j: from a cache to the first
+/// level; from memory to the second, since few lines can be under way to the first.
 template <index_t Rows, class T>
 ZEROTUNE_ALWAYS_INLINE void fetch_lines(const rows_ahead<T>& ahead, index_t j, index_t begin,
                                         index_t end) {
-  for (index_t ask = 0; ask < ahead.asks; ++ask) {
-    const T* const* rows = ahead.rows + j + ahead.distance[ask];
-    // Else compilers keep the address of each element of `rows` in a register of its own.
-    asm("" : "+r"(rows));
-    for (index_t n = 0; n < Rows; ++n)
-      for (index_t at = begin; at < end; at += line_bytes)
-        __builtin_prefetch(reinterpret_cast<const char*>(rows[n]) + at, 0, 2);
+  if (ahead.asks == 0) return;
+  const T* const* const rows = ahead.rows + j;
+  if (ahead.asks == 1) {
+    ask_for_lines<Rows, 3>(rows + ahead.distance[0], begin, end);
+    return;
   }
+  ask_for_lines<Rows, 2>(rows + ahead.distance[0], begin, end);
+  ask_for_lines<Rows, 2>(rows + ahead.distance[1], begin, end);
+  ask_for_lines<Rows, 2>(rows + ahead.distance[2], begin, end);
 }
 
 /// The lines that begin in elements [c, c + Columns) of the rows.

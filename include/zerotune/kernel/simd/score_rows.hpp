@@ -20,6 +20,32 @@ ZEROTUNE_ALWAYS_INLINE void take_rows(const Cell* const* rows, index_t left,
     for (index_t n = 0; n < Width; ++n) tile[n] = rows[n < left ? n : left - 1];
 }
 
+/// Stores sums[i][n] of a tile as scores[i][n], for the first `keys` keys.
+template <index_t Queries, class Batch>
+ZEROTUNE_ALWAYS_INLINE void store_scores(const Batch& sums, index_t keys,
+                                         typename Batch::value_type* scores) {
+  using real = typename Batch::value_type;
+  constexpr index_t width = lanes<Batch> / Queries;
+#if defined(__AVX512F__)
+  // Not by way of the stack: loads of a part of what was just stored wait.
+  if constexpr (is_512_bits<Batch, float> && width == 4)
+    if (keys >= width) {
+      unrolled<Queries>([&](auto i) __attribute__((always_inline)) {
+        _mm_storeu_ps(scores + i * decode_keys, _mm512_extractf32x4_ps(sums, i.value));
+      });
+      return;
+    }
+#endif
+  alignas(64) real values[Batch::size];
+  sums.store_aligned(values);
+  for (index_t i = 0; i < Queries; ++i) {
+    if (keys >= width)
+      __builtin_memcpy(scores + i * decode_keys, values + i * width, width * sizeof(real));
+    else
+      for (index_t n = 0; n < keys; ++n) scores[i * decode_keys + n] = values[i * width + n];
+  }
+}
+
 /// scores[i][j] = factor <q_i, k_j> for Queries queries, decode_keys apart.
 template <index_t Queries, class Cells, class T, class Acc = typename Cells::real>
 ZEROTUNE_ALWAYS_INLINE void score_rows(const Acc* packed, index_t packed_row,
@@ -63,14 +89,7 @@ ZEROTUNE_ALWAYS_INLINE void score_rows(const Acc* packed, index_t packed_row,
       add(q, [&](const auto* row) __attribute__((always_inline)) {
         return Cells::load_rest(row + c, dim - c);
       });
-    alignas(64) Acc values[Batch::size];
-    (reduce_rows(sums) * Batch(factor)).store_aligned(values);
-    for (index_t i = 0; i < Queries; ++i) {
-      if (left >= width)
-        __builtin_memcpy(scores + i * decode_keys + j, values + i * width, width * sizeof(Acc));
-      else
-        for (index_t n = 0; n < left; ++n) scores[i * decode_keys + j + n] = values[i * width + n];
-    }
+    store_scores<Queries>(reduce_rows(sums) * Batch(factor), left, scores + j);
   }
 }
 
