@@ -168,9 +168,9 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
                         : static_cast<acc>(1.0 / std::sqrt(static_cast<double>(head_dim)));
   const index_t group_size = shape.num_heads / num_kv_heads;
   const impl::sink_output<acc> sink{options.sink_mass, options.sink_positions};
-  const impl::kv_place place = impl::place_of(
-      plan_attention(), shape.kv_len,
-      shape.batch * num_kv_heads * (head_dim + value_dim) / cell_size<cell> * index_t{sizeof(cell)});
+  const impl::kv_place place = impl::place_of(plan_attention(), shape.kv_len,
+                                              shape.batch * num_kv_heads * (head_dim + value_dim) /
+                                                  cell_size<cell> * index_t{sizeof(cell)});
   const auto args = [&](index_t b, index_t kv_head) {
     const index_t head = kv_head * group_size;
     return impl::decode_args<std::remove_const_t<Q>, cell, Out>{

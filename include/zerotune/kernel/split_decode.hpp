@@ -137,9 +137,9 @@ struct decode_kernel {
   static attention_tiling tiling(const problem& p, const attention_plan& plan, index_t) noexcept {
     const decode_tasks tasks = one_head(p);
     attention_tiling t;
-    t.place = place_of(plan, p.g.shape.kv_len,
-                       p.g.shape.batch * p.num_kv_heads() * (p.head_dim() + p.value_dim()) *
-                           index_t{sizeof(KV)});
+    t.place = place_of(
+        plan, p.g.shape.kv_len,
+        p.g.shape.batch * p.num_kv_heads() * (p.head_dim() + p.value_dim()) * index_t{sizeof(KV)});
     t.tasks = p.g.shape.batch * p.num_kv_heads();
     t.scratch_bytes = tasks.parts * tasks.part_size() * index_t{sizeof(acc)};
     return t;

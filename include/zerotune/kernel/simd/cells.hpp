@@ -2,7 +2,7 @@
 // Rows of a key-value cache as batches (layer: kernel): every storage type, contiguous or not.
 #pragma once
 
-#include "zerotune/kernel/decode.hpp"
+#include "zerotune/kernel/decode_ops.hpp"
 #include "zerotune/kernel/simd/fetch_rows.hpp"
 #include "zerotune/kernel/simd/load.hpp"
 #include "zerotune/kernel/simd/operands.hpp"
@@ -108,8 +108,8 @@ struct cells {
   }
 
   /// Calls body(rows, first, count, ahead) for runs of rows [first, first + count) as contiguous
-  /// cells: all at once where they are, else as many as fit on the stack; and with the rows that are
-  /// still to be fetched.
+  /// cells: all at once where they are, else as many as fit on the stack; and with the rows that
+  /// are still to be fetched.
   template <class Body>
   ZEROTUNE_ALWAYS_INLINE static void with_rows(const T* const* rows, index_t stride, index_t count,
                                                index_t dim, const rows_ahead<T>& ahead,

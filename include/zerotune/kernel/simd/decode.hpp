@@ -77,8 +77,8 @@ struct decode_tiles {
                          constexpr index_t queries = decltype(width)::value;
                          for (; i + queries <= rows; i += queries) {
                            score_rows<queries, cells>(packed + i * packed_row, packed_row, k, some,
-                                                      dim, factor,
-                                                      scores + i * decode_keys + first, rest);
+                                                      dim, factor, scores + i * decode_keys + first,
+                                                      rest);
                            rest = {};
                          }
                        };
@@ -90,13 +90,11 @@ struct decode_tiles {
 
   [[gnu::flatten]] static void accumulate(const acc* weights, index_t rows, const T* const* values,
                                           index_t stride, index_t count, index_t dim, acc* out,
-                                          index_t out_row,
-                                          const rows_ahead<T>& ahead) noexcept {
+                                          index_t out_row, const rows_ahead<T>& ahead) noexcept {
     cells::with_rows(values, stride, count, dim, ahead,
                      [&](const cell* const* v, index_t first, index_t some, rows_ahead<T> rest) {
                        alignas(64) typename cells::weight own[cells::weights_size];
-                       const auto* const w =
-                           cells::weights_of(weights + first, rows, some, own);
+                       const auto* const w = cells::weights_of(weights + first, rows, some, own);
                        index_t i = 0;
                        const auto tiles = [&](auto width) __attribute__((always_inline)) {
                          constexpr index_t queries = decltype(width)::value;

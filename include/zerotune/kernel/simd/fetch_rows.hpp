@@ -3,7 +3,7 @@
 // products: requests in bursts find no free miss buffer and are dropped.
 #pragma once
 
-#include "zerotune/kernel/decode.hpp"
+#include "zerotune/kernel/decode_ops.hpp"
 
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {

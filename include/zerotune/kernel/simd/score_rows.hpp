@@ -78,17 +78,18 @@ ZEROTUNE_ALWAYS_INLINE void score_rows(const Acc* packed, index_t packed_row,
     for (; c + 2 * lanes <= dim; c += 2 * lanes) {
       fetch_columns<width, 2 * lanes>(ahead, j, c);
       unrolled<Cells::parts>([&](auto part) __attribute__((always_inline)) {
-        add(q, [&](const auto* row) __attribute__((always_inline)) {
-          return Cells::template load_part<part.value>(row + c);
-        });
+        add(
+            q, [&](const auto* row) __attribute__((always_inline)) {
+              return Cells::template load_part<part.value>(row + c);
+            });
         q += lanes;
       });
     }
     fetch_rest<width>(ahead, j, c);
     for (; c < dim; c += Cells::part, q += lanes)
-      add(q, [&](const auto* row) __attribute__((always_inline)) {
-        return Cells::load_rest(row + c, dim - c);
-      });
+      add(
+          q, [&](const auto* row)
+                 __attribute__((always_inline)) { return Cells::load_rest(row + c, dim - c); });
     store_scores<Queries>(reduce_rows(sums) * Batch(factor), left, scores + j);
   }
 }
