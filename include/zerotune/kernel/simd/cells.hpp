@@ -122,7 +122,8 @@ struct cells {
     }
     alignas(64) type copies[decode_dim];
     const type* copied[decode_keys];
-    const index_t row = padded_dim(dim), fit = decode_dim / row;
+    // An even number: pair_cells takes two rows at a time.
+    const index_t row = padded_dim(dim), fit = row <= decode_dim / 2 ? decode_dim / row / 2 * 2 : 1;
     for (index_t first = 0; first < count; first += fit) {
       const index_t some = count - first < fit ? count - first : fit;
       for (index_t n = 0; n < some; ++n) {

@@ -3,6 +3,8 @@
 // products: requests in bursts find no free miss buffer and are dropped.
 #pragma once
 
+#include <cstdint>
+
 #include "zerotune/kernel/decode_ops.hpp"
 
 namespace zerotune {
@@ -18,7 +20,10 @@ ZEROTUNE_ALWAYS_INLINE void ask_for_lines(const T* const* rows, index_t begin, i
   asm("" : "+r"(rows));
   for (index_t n = 0; n < Rows; ++n)
     for (index_t at = begin; at < end; at += line_bytes)
-      __builtin_prefetch(reinterpret_cast<const char*>(rows[n]) + at, 0, Locality);
+      // An address, not a pointer: a prefetch may go anywhere.
+      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(rows[n]) +
+                                                       static_cast<std::uintptr_t>(at)),
+                         0, Locality);
 }
 
 /// Asks for the lines of bytes [begin, end) of Rows rows ahead of row j: from a cache to the first
