@@ -16,7 +16,7 @@ struct attention_plan {
   /// second-level cache.
   index_t task_bytes = 0;
   /// Bytes of keys and values that decode finds in a cache again at the next call; more of them are
-  /// fetched from memory.
+  /// fetched from memory. 0 where other work goes through the caches between the calls.
   index_t kept_bytes = 0;
 };
 
