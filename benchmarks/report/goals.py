@@ -65,6 +65,21 @@ def own(program, name, label=shape_name, scale=1.0, **wanted):
     return select
 
 
+def decode_arithmetic(*wanted):
+    """Rate of decode from a cache, as a share of what multiply-adds (for bfloat16, dot products at
+    twice their rate) allow: wanted are (dtype, kv_len, bytes a second for each FLOP/s)."""
+
+    def select(document):
+        program = document["programs"].get("decode", {})
+        fma = program.get("roofs", {}).get("fma")
+        return [(type_name(f), f["rates"][0][0] / (fma * share))
+                for f in program.get("figures", []) for dtype, kv_len, share in wanted
+                if fma and f["figure"] == "warm" and f["rates"]
+                and (f["dtype"], f["kv_len"]) == (dtype, kv_len)]
+
+    return select
+
+
 def peer(*names, label=shape_name, **wanted):
     def select(document):
         figures = document.get("peers", {}).get("figures", [])
@@ -165,6 +180,11 @@ GOALS = [
          select=own("decode", "warm", dtype="f32", kv_len=4096)),
     Goal("decode f32 / read bandwidth, memory", 0.82, 0.92, only=AMX, unit="",
          select=own("decode", "cold", dtype="f32", kv_len=at_least(16384))),
+    # Two products of 4 heads: 2 FLOP a byte of a float cache. Lengths that fit a cache of 32 MiB.
+    Goal("decode f32 and bf16 / what arithmetic allows, L3", 0.75, 0.88, only=DOT, unit="",
+         select=decode_arithmetic(("f32", 1024, 1 / 2), ("bf16", 1024, 1 / 2))),
+    Goal("decode f16 / what arithmetic allows, L3", 0.72, 0.85, only=DOT, unit="",
+         select=decode_arithmetic(("f16", 1024, 1 / 4))),
     Goal("decode f32 and bf16 / read bandwidth, memory", 0.90, 1.0, only=DOT, unit="",
          select=own("decode", "cold", type_name, dtype=lambda x: x in ("f32", "bf16"),
                     kv_len=at_least(16384))),

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -154,6 +155,152 @@ TYPED_TEST(simd_decode, values_are_added_with_the_same_bits_in_every_tile) {
               << "dim " << dim << " stride " << stride << " query " << i << " column " << c;
         }
       }
+    }
+}
+
+// bfloat16 by pairs, on every architecture: by its dot products or by multiply-adds.
+class simd_decode_pairs : public ::testing::Test {
+ public:
+  using ops = zt::impl::decode_pair_ops<void>;
+  static constexpr index_t queries = 7, keys = 37;
+};
+
+TEST_F(simd_decode_pairs, scores_are_scaled_products_with_the_same_bits_in_every_tile) {
+  for (const index_t dim : dims<zt::bfloat16>())
+    for (const index_t stride : {1, 3}) {
+      const rows_of<zt::bfloat16> k(keys, dim, stride, 5), q(queries, dim, stride, 9);
+      aligned_rows<float> packed(queries, dim), scores(queries, zt::impl::decode_keys);
+      for (index_t i = 0; i < queries; ++i)
+        ops::pack(q.rows[static_cast<std::size_t>(i)], stride, dim, packed.data + i * packed.row);
+      ops::scores(packed.data, packed.row, queries, k.rows.data(), stride, keys, dim, 0.5f,
+                  scores.data, {});
+      for (index_t i = 0; i < queries; ++i)
+        for (index_t j = 0; j < keys; ++j) {
+          double expected = 0;
+          for (index_t c = 0; c < dim; ++c) expected += 0.5 * q.at(i, c) * k.at(j, c);
+          ASSERT_NEAR(static_cast<double>(scores.data[i * scores.row + j]), expected,
+                      tolerance<float>)
+              << "dim " << dim << " stride " << stride << " query " << i << " key " << j;
+        }
+      for (index_t rows = 1; rows <= queries; ++rows)
+        for (index_t count = 1; count <= keys; count += rows) {
+          const index_t first = (keys - count) / 2;
+          aligned_rows<float> some(rows, zt::impl::decode_keys);
+          ops::scores(packed.data, packed.row, rows, k.rows.data() + first, stride, count, dim,
+                      0.5f, some.data, {});
+          for (index_t i = 0; i < rows; ++i)
+            ASSERT_EQ(std::memcmp(some.data + i * some.row, scores.data + i * scores.row + first,
+                                  static_cast<std::size_t>(count) * sizeof(float)),
+                      0)
+                << "dim " << dim << " rows " << rows << " count " << count;
+        }
+    }
+}
+
+// Two keys share a product: a run of keys that begins and ends between pairs has the same bits.
+TEST_F(simd_decode_pairs, values_are_added_with_the_same_bits_in_every_tile) {
+  for (const index_t dim : dims<zt::bfloat16>())
+    for (const index_t stride : {1, 2}) {
+      const rows_of<zt::bfloat16> v(keys, dim, stride, 6), w(queries, keys, 1, 3);
+      aligned_rows<float> weights(queries, zt::impl::decode_keys), out(queries, dim);
+      for (index_t i = 0; i < queries; ++i)  // weights are rounded when they come from scores
+        for (index_t j = 0; j < keys; ++j)
+          weights.data[i * weights.row + j] = static_cast<float>(w.at(i, j));
+      ops::accumulate(weights.data, queries, v.rows.data(), stride, keys, dim, out.data, out.row,
+                      {});
+      aligned_rows<float> alone(1, dim);
+      for (index_t i = 0; i < queries; ++i) {
+        std::fill(alone.memory.begin(), alone.memory.end(), 0.0f);
+        for (index_t j = 0; j < keys; j += 2)
+          ops::accumulate(weights.data + i * weights.row + j, 1, v.rows.data() + j, stride,
+                          std::min<index_t>(2, keys - j), dim, alone.data, alone.row, {});
+        ASSERT_EQ(std::memcmp(alone.data, out.data + i * out.row,
+                              static_cast<std::size_t>(dim) * sizeof(float)),
+                  0)
+            << "dim " << dim << " stride " << stride << " query " << i;
+        ops::unpack(out.data + i * out.row, dim);
+        for (index_t c = 0; c < dim; ++c) {
+          double expected = 0;
+          for (index_t j = 0; j < keys; ++j) expected += w.at(i, j) * v.at(j, c);
+          ASSERT_NEAR(static_cast<double>(out.data[i * out.row + c]), expected, tolerance<float>)
+              << "dim " << dim << " stride " << stride << " query " << i << " column " << c;
+        }
+      }
+    }
+}
+
+TEST_F(simd_decode_pairs, weights_are_rounded_and_their_sum_is_not) {
+  for (const index_t count : {1, 2, 15, 16, 17, 63, 64}) {
+    aligned_rows<float> scores(1, zt::impl::decode_keys);
+    std::uint64_t state = 5;
+    double exact = 0, got = 0;
+    std::vector<double> weights;
+    for (index_t j = 0; j < count; ++j) {
+      scores.data[j] = static_cast<float>(3 * number(state) - 3);
+      weights.push_back(std::exp(static_cast<double>(scores.data[j])));
+      exact += weights.back();
+    }
+    float sum[ops::lanes] = {};
+    ops::weigh(scores.data, count, 0.0f, sum);
+    for (index_t j = 0; j < count; ++j) {
+      std::uint32_t bits;
+      std::memcpy(&bits, scores.data + j, sizeof bits);
+      EXPECT_EQ(bits & 0xffffu, 0u);
+      const double weight = weights[static_cast<std::size_t>(j)];
+      EXPECT_NEAR(static_cast<double>(scores.data[j]), weight, 0x1p-8 * weight);
+    }
+    for (const float lane : sum) got += static_cast<double>(lane);
+    EXPECT_NEAR(got, exact, 1e-6 * exact);
+  }
+}
+
+// What lies ahead is asked for and never read: pointers to nothing, as far as they may point.
+TYPED_TEST(simd_decode, rows_ahead_change_no_bit_and_are_not_read) {
+  using acc = typename TestFixture::accumulator;
+  using ops = typename TestFixture::operations;
+  constexpr index_t queries = 5, keys = 21, dim = 96;
+  const rows_of<TypeParam> k(keys, dim, 1, 5);
+  const rows_of<acc> q(queries, dim, 1, 9);
+  std::vector<const TypeParam*> rows(static_cast<std::size_t>(keys) + zt::impl::decode_ahead,
+                                     nullptr);
+  std::copy(k.rows.begin(), k.rows.end(), rows.begin());
+  aligned_rows<acc> packed(queries, dim);
+  for (index_t i = 0; i < queries; ++i)
+    ops::pack(q.rows[static_cast<std::size_t>(i)], index_t{1}, dim, packed.data + i * packed.row);
+  aligned_rows<acc> scores(queries, zt::impl::decode_keys), out(queries, dim);
+  const auto run = [&](aligned_rows<acc>& s, aligned_rows<acc>& o, index_t asks) {
+    const zt::impl::rows_ahead<TypeParam> ahead{
+        rows.data(), 2 * dim, asks, {1, 7, zt::impl::decode_keys}};
+    ops::scores(packed.data, packed.row, queries, rows.data(), 1, keys, dim, acc(1), s.data, ahead);
+    ops::accumulate(s.data, queries, rows.data(), 1, keys, dim, o.data, o.row, ahead);
+  };
+  run(scores, out, 0);
+  for (const index_t asks : {1, 3}) {
+    aligned_rows<acc> s(queries, zt::impl::decode_keys), o(queries, dim);
+    run(s, o, asks);
+    EXPECT_TRUE(s.memory.size() == scores.memory.size() &&
+                std::memcmp(s.data, scores.data, sizeof(acc) * keys) == 0);
+    EXPECT_EQ(std::memcmp(o.data, out.data, sizeof(acc) * dim), 0);
+  }
+}
+
+TEST(kv_rows, stand_where_the_table_says) {
+  const float memory[1] = {};
+  const std::int32_t table[] = {2, 0, 3, 1};
+  for (const index_t page_size : {1, 3, 16})
+    for (const bool paged : {false, true}) {
+      const zt::impl::kv_rows<float> rows{memory, 8, 1, paged ? table : nullptr, 1, 500, page_size};
+      const index_t count = 4 * page_size;
+      std::vector<const float*> found(static_cast<std::size_t>(count));
+      for (index_t first = 0; first < count; ++first) {
+        rows.locate({first, count}, found.data());
+        for (index_t j = first; j < count; ++j) {
+          const index_t at = paged ? 500 * table[j / page_size] + j % page_size * 8 : 8 * j;
+          EXPECT_EQ(found[static_cast<std::size_t>(j - first)], memory + at);
+          EXPECT_EQ(rows.at(j), memory + at);
+        }
+      }
+      EXPECT_EQ(rows.rows_of_memory_page(), paged ? std::min<index_t>(page_size, 128) : 128);
     }
 }
 

@@ -28,6 +28,11 @@ struct decode_options {
   tensor_view<const index_t, 1> q_starts{};
   /// At least decode_workspace_size elements side by side, overwritten; empty: the call allocates.
   tensor_view<Acc, 1> workspace{};
+  /// Whether keys and values are still in a cache from the call before; empty: plan_attention(). A
+  /// host that goes through much other memory between two calls sets kept_bytes to 0: what is in
+  /// memory is then read at twice the speed, what is in a cache a sixth slower. The result is the
+  /// same.
+  attention_plan plan{};
 };
 
 inline namespace ZEROTUNE_ABI {
@@ -168,6 +173,9 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
                         : static_cast<acc>(1.0 / std::sqrt(static_cast<double>(head_dim)));
   const index_t group_size = shape.num_heads / num_kv_heads;
   const impl::sink_output<acc> sink{options.sink_mass, options.sink_positions};
+  const impl::kv_place place = impl::place_of(plan_attention(), shape.kv_len,
+                                              shape.batch * num_kv_heads * (head_dim + value_dim) /
+                                                  cell_size<cell> * index_t{sizeof(cell)});
   const auto args = [&](index_t b, index_t kv_head) {
     const index_t head = kv_head * group_size;
     return impl::decode_args<std::remove_const_t<Q>, cell, Out>{
@@ -193,7 +201,8 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
         sink.pointer(b, head, 0),
         sink.mass.stride(1),
         sink.mass.stride(2),
-        sink.position(b)};
+        sink.position(b),
+        place};
   };
   std::vector<acc> own;
   if (!options.workspace.data()) own.resize(static_cast<std::size_t>(needed));

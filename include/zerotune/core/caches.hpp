@@ -8,10 +8,12 @@
 
 namespace zerotune {
 
-/// Bytes of a core's data caches; the values are those of small current cores.
+/// Bytes of a core's data caches, and of the third-level cache that it shares with others; the
+/// values are those of small current cores.
 struct cache_sizes {
   index_t level1 = index_t{32} << 10;
   index_t level2 = index_t{512} << 10;
+  index_t level3 = index_t{8} << 20;
 };
 
 inline namespace ZEROTUNE_ABI {
@@ -45,6 +47,8 @@ inline cache_sizes read_cache_sizes() {
       sizes.level1 = bytes;
     if (level[0] == '2' && bytes >= index_t{128} << 10 && bytes <= index_t{64} << 20)
       sizes.level2 = bytes;
+    if (level[0] == '3' && bytes >= index_t{1} << 20 && bytes <= index_t{1} << 30)
+      sizes.level3 = bytes;
   }
   return sizes;
 }

@@ -8,7 +8,7 @@
 namespace zerotune {
 
 /// Sizes that a back end fits its tiles to. Results depend on score_bytes (it says where a block of
-/// keys ends, counted from position 0), never on task_bytes.
+/// keys ends, counted from position 0), never on the others.
 struct attention_plan {
   /// Bytes of the scores of one block of keys; they are written and read in the first-level cache.
   /// Where scores stay in registers, blocks are a fixed multiple of what this allows.
@@ -17,14 +17,33 @@ struct attention_plan {
   /// second-level cache. Where scores stay in registers a task takes up to eight times as much, and
   /// a quarter of that for keys: it goes over a section of keys panel by panel.
   index_t task_bytes = 0;
+  /// Bytes of keys and values that decode finds in a cache again at the next call; more of them are
+  /// fetched from memory. 0 where other work goes through the caches between the calls.
+  index_t kept_bytes = 0;
 };
 
 inline namespace ZEROTUNE_ABI {
 
-/// The plan for a machine with these caches: half of each, the rest streams by.
+/// The plan for a machine with these caches: half of each, the rest streams by; of the third level
+/// three quarters.
 inline attention_plan plan_attention(const cache_sizes& caches = machine_caches()) {
-  return {caches.level1 / 2, caches.level2 / 2};
+  return {caches.level1 / 2, caches.level2 / 2, caches.level3 / 4 * 3};
 }
 
+namespace impl {
+
+/// Where keys and values are likely to be: left in a cache by the call before, or in memory.
+enum class kv_place { caches, memory };
+
+/// Where the keys and values of a call are. A kernel asks for both in other ways, with the same
+/// result.
+inline kv_place place_of(const attention_plan& plan, index_t positions, index_t bytes) {
+  return static_cast<double>(positions) * static_cast<double>(bytes) <=
+                 static_cast<double>(plan.kept_bytes)
+             ? kv_place::caches
+             : kv_place::memory;
+}
+
+}  // namespace impl
 }  // namespace ZEROTUNE_ABI
 }  // namespace zerotune

@@ -86,6 +86,7 @@ struct attention_tiling {
   index_t key_block = 0;           // keys of one step of the online softmax
   index_t blocks_per_section = 0;  // blocks that are packed together
   index_t panels_per_task = 0;     // panels of queries that share a task's keys
+  kv_place place = kv_place::memory;
 };
 
 /// Attention by blocks of rows, without scratch memory.

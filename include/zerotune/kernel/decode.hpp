@@ -6,125 +6,14 @@
 
 #include <utility>
 
-#include "zerotune/core/q8_0.hpp"
+#include "zerotune/kernel/attention_plan.hpp"
 #include "zerotune/kernel/attention_row.hpp"
-#include "zerotune/kernel/scalar/row_ops.hpp"
+#include "zerotune/kernel/decode_ops.hpp"
 #include "zerotune/kernel/split.hpp"
 
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace impl {
-
-/// Keys of one step, queries that go along together, and elements that a row in the workspace is
-/// padded to a multiple of (two of the widest vectors).
-inline constexpr index_t decode_keys = 64;
-inline constexpr index_t decode_rows = 32;
-inline constexpr index_t decode_padding = 32;
-/// The greatest head_dim and value_dim: rows that have to be converted are copied to the stack.
-inline constexpr index_t decode_dim = 4096;
-
-ZEROTUNE_ALWAYS_INLINE constexpr index_t padded_dim(index_t dim) {
-  return (dim + decode_padding - 1) / decode_padding * decode_padding;
-}
-
-/// The rows of one key-value head of K or V: evenly spaced, or in pages.
-template <cache_element T>
-struct kv_rows {
-  const T* base;                        // row 0, or row 0 of page 0
-  index_t row, stride;                  // steps to the next row (of a page) and to the next cell
-  const std::int32_t* table = nullptr;  // page of each page_size positions; null: no pages
-  index_t table_stride = 0, page = 0, page_size = 0;
-
-  /// Addresses of the rows of some keys.
-  void locate(range keys, const T** rows) const noexcept {
-    if (!table) {
-      for (index_t j = keys.begin; j < keys.end; ++j) *rows++ = base + j * row;
-      return;
-    }
-    for (index_t j = keys.begin; j < keys.end;) {
-      const index_t number = j / page_size, end = (number + 1) * page_size;
-      const T* from = base + page * table[number * table_stride] + (j - number * page_size) * row;
-      for (; j < end && j < keys.end; ++j, from += row) *rows++ = from;
-    }
-  }
-};
-
-/// Rows to fetch into the cache while others are worked on.
-template <class T>
-struct rows_ahead {
-  const T* const* rows = nullptr;
-  index_t count = 0, cells = 0;
-};
-
-/// The operations of a back end on the queries of a group, for a cache of T. Query, scores and
-/// output rows are of the accumulator; `stride` is the cache's step between cells.
-///
-///   void pack(const Q* q, index_t q_stride, index_t dim, acc* packed)
-///       a query in the order that `scores` takes; packed has room for padded_dim(dim)
-///   void scores(const acc* packed, index_t packed_row, index_t rows, const T* const* keys,
-///               index_t stride, index_t count, index_t dim, acc factor, acc* scores, ahead)
-///       scores[i][j] = factor <q_i, k_j>, decode_keys apart
-///   void accumulate(const acc* weights, index_t rows, const T* const* values, index_t stride,
-///                   index_t count, index_t dim, acc* out, index_t out_row, ahead)
-///       out_i += sum_j weights[i][j] v_j in an order of its own
-///   void unpack(acc* out, index_t dim)                      puts the columns in their order
-///   acc raise_maximum(acc* scores, index_t count, acc maximum, acc* poison)
-///       the greatest of all; adds 0 * score to the lanes of poison. It may write behind the scores
-///   void weigh(acc* scores, index_t count, acc maximum, acc* sum)
-///       scores become exp(score - maximum) and are added to the lanes of sum
-/// A query's sum and poison are kept in `lanes` numbers, which are added when the part is done.
-template <class Backend, cache_element T>
-struct decode_ops;
-
-template <cache_element T>
-struct decode_ops<backend::scalar, T> {
-  using acc = accumulator_t<T>;
-
-  static acc at(const T* row, index_t stride, index_t i) noexcept {
-    if constexpr (std::is_same_v<T, q8_0>)
-      return static_cast<float>(row[i / q8_0::size * stride].scale) *
-             static_cast<float>(row[i / q8_0::size * stride].values[i % q8_0::size]);
-    else
-      return static_cast<acc>(row[i * stride]);
-  }
-  template <element Q>
-  static void pack(const Q* q, index_t q_stride, index_t dim, acc* packed) noexcept {
-    for (index_t i = 0; i < dim; ++i)
-      packed[i] = static_cast<acc>(static_cast<accumulator_t<Q>>(q[i * q_stride]));
-  }
-  static void scores(const acc* packed, index_t packed_row, index_t rows, const T* const* keys,
-                     index_t stride, index_t count, index_t dim, acc factor, acc* scores,
-                     rows_ahead<T>) noexcept {
-    for (index_t i = 0; i < rows; ++i)
-      for (index_t j = 0; j < count; ++j) {
-        acc total = 0;
-        for (index_t c = 0; c < dim; ++c)
-          total += packed[i * packed_row + c] * at(keys[j], stride, c);
-        scores[i * decode_keys + j] = factor * total;
-      }
-  }
-  static void accumulate(const acc* weights, index_t rows, const T* const* values, index_t stride,
-                         index_t count, index_t dim, acc* out, index_t out_row,
-                         rows_ahead<T>) noexcept {
-    for (index_t i = 0; i < rows; ++i)
-      for (index_t j = 0; j < count; ++j)
-        for (index_t c = 0; c < dim; ++c)
-          out[i * out_row + c] += weights[i * decode_keys + j] * at(values[j], stride, c);
-  }
-  static void unpack(acc*, index_t) noexcept {}
-
-  static constexpr index_t lanes = 1;
-  static acc raise_maximum(acc* scores, index_t count, acc maximum, acc* poison) noexcept {
-    for (index_t j = 0; j < count; ++j) {
-      *poison += scores[j] * acc(0);
-      maximum = scores[j] > maximum ? scores[j] : maximum;
-    }
-    return maximum;
-  }
-  static void weigh(acc* scores, index_t count, acc maximum, acc* sum) noexcept {
-    *sum += row_ops<backend::scalar, acc>::exp_and_sum(scores, maximum, count);
-  }
-};
 
 /// What the queries of one key-value head read and write. Query i is position i / group_size of
 /// query head first_head + i % group_size: those that see the same keys stand side by side.
@@ -143,6 +32,7 @@ struct decode_args {
   accumulator_t<KV>* sink_mass = nullptr;  // receives the weights of the key `sink`, or null
   index_t sink_head = 0, sink_row = 0;
   index_t sink = 0;
+  kv_place place = kv_place::memory;
 
   index_t rows() const noexcept { return group_size * q_len; }
 };
@@ -182,15 +72,26 @@ class part_memory {
 };
 
 /// One part of the keys for the queries of one key-value head.
-template <class Backend, element Q, cache_element KV, element Out, logit_modifier Modifier>
+template <class Backend, class Ops, element Q, cache_element KV, element Out,
+          logit_modifier Modifier>
 class decode_part {
  public:
-  using ops = decode_ops<Backend, KV>;
+  using ops = Ops;
   using acc = accumulator_t<KV>;
 
   decode_part(const decode_args<Q, KV, Out>& args, const geometry& g, const Modifier& m,
               index_t batch, bool ignore_zero_gamma)
-      : a_(args), g_(g), m_(m), batch_(batch), ignore_zero_gamma_(ignore_zero_gamma) {}
+      : a_(args), g_(g), m_(m), batch_(batch), ignore_zero_gamma_(ignore_zero_gamma) {
+    const index_t k_row = a_.k.stride == 1 ? a_.head_dim / cell_size<KV> : 0;
+    const index_t v_row = a_.v.stride == 1 ? a_.value_dim / cell_size<KV> : 0;
+    ahead_.bytes = (k_row > v_row ? k_row : v_row) * static_cast<index_t>(sizeof(KV));
+    if (ahead_.bytes == 0) return;
+    ahead_.asks = a_.place == kv_place::memory ? 3 : 1;
+    for (index_t n = 0; n < 3; ++n) {
+      const index_t rows = (n + 1) * bytes_ahead / ahead_.bytes;
+      ahead_.distance[n] = rows < 1 ? 1 : rows > decode_keys ? decode_keys : rows;
+    }
+  }
 
   /// Queries `rows` over the keys `part`; the result goes to their rows of memory.
   void run(range part, range rows, const part_memory<acc>& memory) noexcept {
@@ -200,26 +101,62 @@ class decode_part {
 
  private:
   static constexpr index_t lanes = ops::lanes;
+  static constexpr index_t bytes_ahead = 4096;
 
   void run_rows(range part, range rows, const part_memory<acc>& memory) noexcept {
     begin(part, rows, memory);
-    const KV *k[2][decode_keys], *v[decode_keys];
-    const index_t k_cells = a_.k.stride == 1 ? a_.head_dim / cell_size<KV> : 0;
-    const index_t v_cells = a_.v.stride == 1 ? a_.value_dim / cell_size<KV> : 0;
-    range block = first_block(all_);
-    a_.k.locate(block, k[0]);
-    for (index_t n = 0; !block.empty(); ++n) {
-      const range next = first_block({block.end, all_.end});
-      a_.v.locate(block, v);
-      a_.k.locate(next, k[(n + 1) % 2]);
-      run_block(block, k[n % 2], v, {v, block.size(), v_cells},
-                {k[(n + 1) % 2], next.size(), k_cells});
-      block = next;
+    // Rows in the order in which they are read: K and V of a block, K and V of the next one, and
+    // rows that are fetched and perhaps not read.
+    constexpr index_t most = 8 * decode_keys;  // so that rows seldom move to the front
+    const KV *stream[most + decode_ahead], **at = stream;
+    range block = first_block(all_), next;
+    index_t found = all_.begin;
+    locate(block, at);
+    for (; !block.empty(); block = next) {
+      if (block.end + decode_keys > found) found = find_pages(found);
+      next = first_block({block.end, all_.end});
+      const KV** behind = at + 2 * block.size();
+      if (behind + 2 * next.size() > stream + most) {
+        for (const KV** to = stream; at < behind; ++to, ++at) *to = *at;
+        at = stream, behind = at + 2 * block.size();
+      }
+      locate(next, behind);
+      if (next.size() < decode_keys) look_behind(behind + 2 * next.size());
+      run_block(block, at, at + block.size());
+      at = behind;
     }
     for (index_t i = 0; i < rows_; ++i) {
       for (index_t n = 0; n < lanes; ++n) state_[i].sum += sum_[i][n] + poison_[i][n];
       memory.set_state(rows.begin + i, state_[i]);
     }
+  }
+
+  /// The rows of K and of V of a block.
+  void locate(range block, const KV** rows) const noexcept {
+    a_.k.locate(block, rows);
+    a_.v.locate(block, rows + block.size());
+  }
+  /// The rows that whoever goes over the next part begins with: often it is this thread.
+  void look_behind(const KV** rows) const noexcept {
+    const range some = intersect({all_.end, all_.end + decode_ahead}, {0, g_.kv_length(batch_)});
+    if (!some.empty()) a_.k.locate(some, rows);
+    for (index_t j = some.size(); j < decode_ahead; ++j) rows[j] = rows[-1];
+  }
+  /// Fetches a line of each page of memory that the next keys are in. A processor waits for where a
+  /// page lies, for some 80 ns; it looks for several at a time, and the entries of eight neighbours
+  /// are one line, which is asked for before.
+  /// Inlined: GCC takes a function that only prefetches for one without effect.
+  ZEROTUNE_ALWAYS_INLINE index_t find_pages(index_t from) const noexcept {
+    constexpr index_t keys = 4 * decode_keys;
+    const range some = intersect({from, from + keys}, {0, g_.kv_length(batch_)});
+    const range later = intersect({some.end, some.end + keys}, {0, g_.kv_length(batch_)});
+    for (const kv_rows<KV>* x : {&a_.k, &a_.v}) {
+      const index_t step = x->rows_of_memory_page();
+      for (index_t j = later.begin; j < later.end; j += 8 * step)
+        __builtin_prefetch(x->at(j), 0, 2);
+      for (index_t j = some.begin; j < some.end; j += step) __builtin_prefetch(x->at(j), 0, 2);
+    }
+    return from + keys;
   }
 
   /// Keys up to the next multiple of decode_keys: steps do not depend on where a range begins.
@@ -257,10 +194,10 @@ class decode_part {
     return m_.effect(head_of{r.batch, r.head}, range{r.q_pos, r.q_pos + 1}, keys);
   }
 
-  void run_block(range block, const KV* const* k, const KV* const* v, rows_ahead<KV> fetch_v,
-                 rows_ahead<KV> fetch_k) noexcept {
+  void run_block(range block, const KV* const* k, const KV* const* v) noexcept {
+    rows_ahead<KV> ahead = ahead_;
     if (uniform_) {
-      step({0, rows_}, block, k, v, false, fetch_v, fetch_k);
+      step({0, rows_}, block, k, v, false, ahead);
       return;
     }
     range keys[decode_rows];
@@ -277,47 +214,53 @@ class decode_part {
              keys[end].begin == keys[first].begin && keys[end].end == keys[first].end)
         ++end;
       const index_t from = keys[first].begin - block.begin;
-      step({first, end}, keys[first], k + from, v + from, true, fetch_v, fetch_k);
-      fetch_v = fetch_k = {};
+      step({first, end}, keys[first], k + from, v + from, true, ahead);
+      ahead = {};
     }
   }
 
   /// Queries that see the same keys of a block.
   void step(range rows, range keys, const KV* const* k, const KV* const* v, bool may_change,
-            rows_ahead<KV> fetch_v, rows_ahead<KV> fetch_k) noexcept {
+            const rows_ahead<KV>& ahead) noexcept {
     ops::scores(q_ + rows.begin * q_row_, q_row_, rows.size(), k, a_.k.stride, keys.size(),
-                a_.head_dim, a_.softmax_scale, scores_, fetch_v);
+                a_.head_dim, a_.softmax_scale, scores_, ahead.beside(k));
+    // First all maxima, then all weights: each takes long, but they do not wait for one another.
     bool all_seen = true;
     index_t seen[decode_rows];
+    acc former[decode_rows];
     for (index_t i = 0; i < rows.size(); ++i) {
-      seen[i] = soften(rows.begin + i, keys, may_change && changes_[rows.begin + i],
-                       scores_ + i * decode_keys);
+      former[i] = state_[rows.begin + i].maximum;
+      seen[i] = raise_maximum(rows.begin + i, keys, may_change && changes_[rows.begin + i],
+                              scores_ + i * decode_keys);
       all_seen = all_seen && seen[i] == keys.size();
     }
+    for (index_t i = 0; i < rows.size(); ++i)
+      if (seen[i] > 0)
+        weigh(rows.begin + i, keys.size(), seen[i], former[i], scores_ + i * decode_keys);
     if (all_seen) {
-      add_values(rows, 0, v, keys.size(), fetch_k);
+      add_values(rows, scores_, v, keys.size(), ahead.beside(v));
       return;
     }
     // 0 * NaN: a value that a query does not see is not read for it.
     for (index_t i = 0; i < rows.size(); ++i) {
       const range alone{rows.begin + i, rows.begin + i + 1};
       if (seen[i] == keys.size())
-        add_values(alone, i * decode_keys, v, keys.size(), {});
+        add_values(alone, scores_ + i * decode_keys, v, keys.size(), {});
       else if (seen[i] > 0)
         for (index_t j = 0; j < keys.size(); ++j)
           if (scores_[i * decode_keys + j] != acc(0))
-            add_values(alone, i * decode_keys + j, v + j, 1, {});
+            add_values(alone, scores_ + i * decode_keys + j, v + j, 1, {});
     }
   }
 
-  void add_values(range rows, index_t weights, const KV* const* v, index_t count,
-                  rows_ahead<KV> fetch) noexcept {
-    ops::accumulate(scores_ + weights, rows.size(), v, a_.v.stride, count, a_.value_dim,
+  void add_values(range rows, const acc* weights, const KV* const* v, index_t count,
+                  const rows_ahead<KV>& fetch) noexcept {
+    ops::accumulate(weights, rows.size(), v, a_.v.stride, count, a_.value_dim,
                     out_ + rows.begin * out_row_, out_row_, fetch);
   }
 
-  /// Scores of query i become weights: modifier, maximum, exp. Returns the number of keys seen.
-  index_t soften(index_t i, range keys, bool changes, acc* scores) noexcept {
+  /// Modifier and maximum of query i. Returns the number of keys seen.
+  index_t raise_maximum(index_t i, range keys, bool changes, acc* scores) noexcept {
     softmax_part<acc>& state = state_[i];
     index_t hidden = 0;
     if (changes) {
@@ -328,17 +271,21 @@ class decode_part {
     }
     if (hidden == keys.size()) return 0;
     if (a_.sink_mass && keys.contains(a_.sink)) state.sink = scores[a_.sink - keys.begin];
-    const acc former = state.maximum;
-    state.maximum = hidden == 0 ? ops::raise_maximum(scores, keys.size(), former, poison_[i])
-                                : raise_over_seen(scores, keys.size(), former, poison_[i]);
+    state.maximum = hidden == 0 ? ops::raise_maximum(scores, keys.size(), state.maximum, poison_[i])
+                                : raise_over_seen(scores, keys.size(), state.maximum, poison_[i]);
+    return keys.size() - hidden;
+  }
+
+  /// Scores of query i, some of them seen, become weights; `former` is the maximum before them.
+  void weigh(index_t i, index_t count, index_t seen, acc former, acc* scores) noexcept {
+    softmax_part<acc>& state = state_[i];
     if (state.count > acc(0) && state.maximum != former) {
       const acc shrink = exp_of(former - state.maximum);
       for (acc& lane : sum_[i]) lane *= shrink;
       row_ops<Backend, acc>::store(out_ + i * out_row_, shrink, out_ + i * out_row_, 1, out_row_);
     }
-    state.count += static_cast<acc>(keys.size() - hidden);
-    ops::weigh(scores, keys.size(), state.maximum, sum_[i]);
-    return keys.size() - hidden;
+    state.count += static_cast<acc>(seen);
+    ops::weigh(scores, count, state.maximum, sum_[i]);
   }
 
   static acc raise_over_seen(const acc* scores, index_t count, acc maximum, acc* poison) noexcept {
@@ -355,6 +302,7 @@ class decode_part {
   const Modifier& m_;
   index_t batch_;
   bool ignore_zero_gamma_;
+  rows_ahead<KV> ahead_;
 
   index_t rows_ = 0;
   acc* q_ = nullptr;
@@ -373,8 +321,10 @@ class decode_part {
 template <class Backend, element Q, cache_element KV, element Out, logit_modifier Modifier>
 void run_part(const decode_args<Q, KV, Out>& a, const geometry& g, const Modifier& m, index_t batch,
               range part, const part_memory<accumulator_t<KV>>& memory) noexcept {
-  decode_part<Backend, Q, KV, Out, Modifier>(a, g, m, batch, false)
-      .run(part, {0, a.rows()}, memory);
+  decode_choice<Backend, Q, KV>::with([&](auto ops) {
+    decode_part<Backend, decltype(ops), Q, KV, Out, Modifier>(a, g, m, batch, false)
+        .run(part, {0, a.rows()}, memory);
+  });
 }
 
 }  // namespace impl

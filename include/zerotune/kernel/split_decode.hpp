@@ -49,7 +49,8 @@ struct decode_tasks {
 
 /// Merges the parts of one key-value head, in `memory`, and writes its outputs. Where gamma = 0
 /// excludes all that a query sees, its parts are computed again as if gamma were 1.
-template <class Backend, element Q, cache_element KV, element Out, logit_modifier Modifier>
+template <class Backend, class Ops, element Q, cache_element KV, element Out,
+          logit_modifier Modifier>
 void merge_decode(const decode_args<Q, KV, Out>& a, const geometry& g, const Modifier& m,
                   const decode_tasks& tasks, index_t b, accumulator_t<KV>* memory) noexcept {
   using acc = accumulator_t<KV>;
@@ -62,7 +63,7 @@ void merge_decode(const decode_args<Q, KV, Out>& a, const geometry& g, const Mod
     const index_t columns = padded_dim(a.value_dim);
     auto merged = merge_parts<Backend, acc>(splits.count(), columns, part);
     if (merged.count > acc(0) && merged.maximum <= zero_threshold<acc>) {
-      decode_part<Backend, Q, KV, Out, Modifier> alone(a, g, m, b, true);
+      decode_part<Backend, Ops, Q, KV, Out, Modifier> alone(a, g, m, b, true);
       for (index_t s = 0; s < splits.count(); ++s)
         alone.run(splits.at(s), {i, i + 1}, tasks.part(memory, s));
       merged = merge_parts<Backend, acc>(splits.count(), columns, part);
@@ -70,7 +71,7 @@ void merge_decode(const decode_args<Q, KV, Out>& a, const geometry& g, const Mod
     const bool none = merged.count == acc(0);
     const index_t head = i % a.group_size, position = i / a.group_size;
     acc* const out = part(0).second;
-    decode_ops<Backend, KV>::unpack(out, a.value_dim);
+    Ops::unpack(out, a.value_dim);
     row_ops<Backend, Out>::store(out, none ? acc(0) : acc(1) / merged.sum,
                                  a.out + head * a.out_head + position * a.out_row, a.out_stride,
                                  a.value_dim);
@@ -81,6 +82,13 @@ void merge_decode(const decode_args<Q, KV, Out>& a, const geometry& g, const Mod
       a.sink_mass[head * a.sink_head + position * a.sink_row] =
           none ? acc(0) : weight_of(merged.sink, merged.maximum, merged.sum);
   }
+}
+
+template <class Backend, element Q, cache_element KV, element Out, logit_modifier Modifier>
+void merge_decode(const decode_args<Q, KV, Out>& a, const geometry& g, const Modifier& m,
+                  const decode_tasks& tasks, index_t b, accumulator_t<KV>* memory) noexcept {
+  decode_choice<Backend, Q, KV>::with(
+      [&](auto ops) { merge_decode<Backend, decltype(ops)>(a, g, m, tasks, b, memory); });
 }
 
 /// Runs a decode. args(b, kv_head) returns the decode_args of a key-value head. If the executor
@@ -126,19 +134,23 @@ struct decode_kernel {
     return p.head_dim() <= decode_dim && p.value_dim() <= decode_dim &&
            p.group_size() <= most_rows && p.group_size() * p.g.shape.q_len <= most_rows;
   }
-  static attention_tiling tiling(const problem& p, const attention_plan&, index_t) noexcept {
+  static attention_tiling tiling(const problem& p, const attention_plan& plan, index_t) noexcept {
     const decode_tasks tasks = one_head(p);
     attention_tiling t;
+    t.place = place_of(
+        plan, p.g.shape.kv_len,
+        p.g.shape.batch * p.num_kv_heads() * (p.head_dim() + p.value_dim()) * index_t{sizeof(KV)});
     t.tasks = p.g.shape.batch * p.num_kv_heads();
     t.scratch_bytes = tasks.parts * tasks.part_size() * index_t{sizeof(acc)};
     return t;
   }
   template <logit_modifier Modifier>
-  static void run(const problem& p, const Modifier& m, const attention_tiling&, index_t task,
+  static void run(const problem& p, const Modifier& m, const attention_tiling& t, index_t task,
                   std::byte* scratch) noexcept {
     const decode_tasks tasks = one_head(p);
     const index_t b = task / p.num_kv_heads();
-    const decode_args<Q, KV, Out> args = args_of(p, b, task % p.num_kv_heads());
+    decode_args<Q, KV, Out> args = args_of(p, b, task % p.num_kv_heads());
+    args.place = t.place;
     acc* const memory = reinterpret_cast<acc*>(scratch);
     const key_splits splits(p.g.kv_length(b));
     for (index_t s = 0; s < splits.count(); ++s)

@@ -75,22 +75,6 @@ struct panel_kernel {
   }
 };
 
-/// What the products of attention are made of.
-enum class product_kind { numbers, pairs, tiles };
-
-/// The fastest that this translation unit and this machine have for bfloat16
-/// throughout. AMD's dot products of pairs are twice as fast as multiply-adds,
-/// Intel's half as fast.
-inline product_kind bfloat16_products() {
-#if ZEROTUNE_HAS_AMX
-  if (amx_tiles::available()) return product_kind::tiles;
-#endif
-#if defined(__AVX512BF16__)
-  if (__builtin_cpu_is("amd")) return product_kind::pairs;
-#endif
-  return product_kind::numbers;
-}
-
 /// Attention by panels. Where most lanes would be idle it goes by decode, which takes the queries
 /// of a group together and was measured to be up to 4 times as fast (0.75 to 0.9 for one head and
 /// 64 keys, twice at 1024 keys); panels are faster from about one query more on, with bfloat16

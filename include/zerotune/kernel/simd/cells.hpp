@@ -2,8 +2,11 @@
 // Rows of a key-value cache as batches (layer: kernel): every storage type, contiguous or not.
 #pragma once
 
-#include "zerotune/kernel/decode.hpp"
+#include "zerotune/kernel/decode_ops.hpp"
+#include "zerotune/kernel/simd/fetch_rows.hpp"
 #include "zerotune/kernel/simd/load.hpp"
+#include "zerotune/kernel/simd/operands.hpp"
+#include "zerotune/kernel/simd/unrolled.hpp"
 
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {
@@ -14,6 +17,7 @@ namespace impl {
 /// by them is put into that order once (reorder).
 template <class Batch, cache_element T>
 struct cells {
+  using batch = Batch;
   using real = typename Batch::value_type;
   /// What is loaded: q8_0 and rows with gaps are unpacked to the stack first.
   using type = std::conditional_t<std::is_same_v<T, q8_0>, real, T>;
@@ -37,6 +41,55 @@ struct cells {
     }
   }
 
+  /// Rows of keys are multiplied in parts of this many elements; two batches of them have `parts`.
+  using operand = number_operand<Batch>;
+  static constexpr index_t part = lanes, parts = 2;
+  template <int Half>
+  ZEROTUNE_ALWAYS_INLINE static operand load_part(const type* p) {
+    return {load_half<Half>(p)};
+  }
+  /// The elements of a part that there are, and zeros.
+  ZEROTUNE_ALWAYS_INLINE static operand load_rest(const type* p, index_t count) {
+    return {count < lanes ? load_first<Batch>(p, count) : load<Batch>(p)};
+  }
+  ZEROTUNE_ALWAYS_INLINE static operand load_packed(const real* p) {
+    return {Batch::load_aligned(p)};
+  }
+  template <class Q>
+  ZEROTUNE_ALWAYS_INLINE static void pack(const Q* q, index_t stride, index_t dim, real* packed) {
+    for (index_t c = 0; c < padded_dim(dim); c += lanes)
+      (c < dim ? load_any<Batch>(q + c * stride, stride, dim - c < lanes ? dim - c : lanes)
+               : Batch(real(0)))
+          .store_aligned(packed + c);
+    if (is_paired) reorder<true>(packed, dim);
+  }
+  ZEROTUNE_ALWAYS_INLINE static void unpack(real* out, index_t dim) {
+    if (is_paired) reorder<false>(out, dim);
+  }
+
+  /// Keys that a product of weights and values takes, weights of their own, and values of the
+  /// columns from c on: Vectors batches, or fewer columns than one has.
+  static constexpr index_t keys_together = 1, least_vectors = 1;
+  static constexpr index_t weight_row = decode_keys, weights_size = 1;
+  using weight = real;
+  ZEROTUNE_ALWAYS_INLINE static const weight* weights_of(const real* weights, index_t, index_t,
+                                                         weight*) {
+    return weights;
+  }
+  ZEROTUNE_ALWAYS_INLINE static Batch rounded(const Batch& x) { return x; }
+  ZEROTUNE_ALWAYS_INLINE static operand splat(const weight& w) { return {Batch(w)}; }
+  template <index_t Vectors>
+  ZEROTUNE_ALWAYS_INLINE static void load_columns(const type* const* rows, index_t, index_t c,
+                                                  index_t columns, operand (&x)[Vectors]) {
+    if constexpr (Vectors == 1)
+      x[0] = {columns < lanes ? load_first<Batch>(*rows + c, columns) : load<Batch>(*rows + c)};
+    else
+      unrolled<Vectors / 2>([&](auto n) __attribute__((always_inline)) {
+        x[2 * n] = {load_half<0>(*rows + c + 2 * n * lanes)};
+        x[2 * n + 1] = {load_half<1>(*rows + c + 2 * n * lanes)};
+      });
+  }
+
   /// Puts a row into the order of load_half, or back: of two batches first the even elements.
   template <bool Forth>
   static void reorder(real* row, index_t dim) noexcept {
@@ -54,28 +107,32 @@ struct cells {
     }
   }
 
-  /// Calls body(rows, first, count) for runs of rows [first, first + count) as contiguous cells:
-  /// all at once where they are, else as many as fit on the stack.
+  /// Calls body(rows, first, count, ahead) for runs of rows [first, first + count) as contiguous
+  /// cells: all at once where they are, else as many as fit on the stack; and with the rows that
+  /// are still to be fetched.
   template <class Body>
   ZEROTUNE_ALWAYS_INLINE static void with_rows(const T* const* rows, index_t stride, index_t count,
-                                               index_t dim, const Body& body) {
+                                               index_t dim, const rows_ahead<T>& ahead,
+                                               const Body& body) {
     if constexpr (!std::is_same_v<T, q8_0>) {
       if (stride == 1) {
-        body(rows, index_t{0}, count);
+        body(rows, index_t{0}, count, ahead);
         return;
       }
     }
     alignas(64) type copies[decode_dim];
     const type* copied[decode_keys];
-    const index_t row = padded_dim(dim), fit = decode_dim / row;
+    // An even number: pair_cells takes two rows at a time.
+    const index_t row = padded_dim(dim), fit = row <= decode_dim / 2 ? decode_dim / row / 2 * 2 : 1;
     for (index_t first = 0; first < count; first += fit) {
       const index_t some = count - first < fit ? count - first : fit;
       for (index_t n = 0; n < some; ++n) {
         type* const copy = copies + n * row;
+        fetch_lines<1>(ahead, first + n, 0, ahead.bytes);
         unpack_row(rows[first + n], stride, dim, copy);
         copied[n] = copy;
       }
-      body(copied, first, some);
+      body(copied, first, some, rows_ahead<T>{});
     }
   }
 

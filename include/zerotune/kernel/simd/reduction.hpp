@@ -17,6 +17,13 @@ ZEROTUNE_ALWAYS_INLINE __m512 add_blocks(__m512 a, __m512 b) {
 ZEROTUNE_ALWAYS_INLINE __m512 add_within_blocks(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
 }
+/// Lane k of block n is the sum of block n of t[k].
+ZEROTUNE_ALWAYS_INLINE __m512 add_across_blocks(const __m512 (&t)[4]) {
+  const __m512d first = _mm512_castps_pd(add_within_blocks(t[0], t[1]));
+  const __m512d second = _mm512_castps_pd(add_within_blocks(t[2], t[3]));
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(first, second)),
+                       _mm512_castpd_ps(_mm512_unpackhi_pd(first, second)));
+}
 /// Block n of the result holds four partial sums of the lanes of rows[step * n].
 template <index_t Step, class Batch>
 ZEROTUNE_ALWAYS_INLINE __m512 add_four(const Batch* rows) {
@@ -30,12 +37,9 @@ template <class Batch>
 ZEROTUNE_ALWAYS_INLINE Batch reduce_rows(const Batch (&rows)[Batch::size]) {
 #if defined(__AVX512F__)
   if constexpr (is_512_bits<Batch, float>) {
-    const __m512 a = add_four<4>(rows), b = add_four<4>(rows + 1);
-    const __m512 c = add_four<4>(rows + 2), d = add_four<4>(rows + 3);
-    const __m512 low = add_within_blocks(a, b), high = add_within_blocks(c, d);
-    const __m512d first = _mm512_castps_pd(low), second = _mm512_castps_pd(high);
-    return Batch(_mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(first, second)),
-                               _mm512_castpd_ps(_mm512_unpackhi_pd(first, second))));
+    const __m512 t[4] = {add_four<4>(rows), add_four<4>(rows + 1), add_four<4>(rows + 2),
+                         add_four<4>(rows + 3)};
+    return Batch(add_across_blocks(t));
   } else
 #endif
     return sums_of_rows(rows);
