@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What this machine can do at most, one thread: fused multiply-adds, dot products of bfloat16 pairs
-// where attention takes them, reading memory, scaling memory in place (which, unlike a copy, allocates no second line for its writes).
+// where attention takes them, reading memory, scaling memory in place (which, unlike a copy,
+// allocates no second line for its writes).
 #pragma once
 
 #include <cstdint>
@@ -86,9 +87,10 @@ template <class Add>
   float factor = 0.999f;
   asm volatile("" : "+m"(factor));
   const batch f(factor), g(1e-9f);
-  add_many(count, [&](const batch& sum) __attribute__((always_inline)) {
-    return zerotune::impl::multiply_add(sum, f, g);
-  });
+  add_many(
+      count, [&](const batch& sum) __attribute__((always_inline)) {
+        return zerotune::impl::multiply_add(sum, f, g);
+      });
 }
 inline constexpr double flops_of_multiply_adds = 2.0 * chains * (vector_bytes / 4);
 
@@ -98,9 +100,8 @@ inline constexpr double flops_of_multiply_adds = 2.0 * chains * (vector_bytes / 
   std::uint32_t pair = 0x00013f80u;  // 1 and next to nothing
   asm volatile("" : "+m"(pair));
   const operand x = operand::splat(pair);
-  add_many(count, [&](const batch& sum) __attribute__((always_inline)) {
-    return x.multiply(x, sum);
-  });
+  add_many(
+      count, [&](const batch& sum) __attribute__((always_inline)) { return x.multiply(x, sum); });
 }
 inline constexpr double flops_of_dots = 2 * flops_of_multiply_adds;
 

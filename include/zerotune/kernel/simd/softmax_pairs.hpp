@@ -33,7 +33,8 @@ template <bool Biased, class Shape>
   const Batch maximum = xsimd::select(greatest > former + Batch(raise_beyond), greatest, former);
   const Batch shrinks = exp2_of(former - maximum);
   Batch total(0.0f);
-  // A row that has seen nothing yet has no maximum: a mask times the factor less that would be great.
+  // A row that has seen nothing yet has no maximum: a mask times the factor less that would be
+  // great.
   const Batch shift = xsimd::select(maximum > none, -maximum, Batch(0.0f));
   for (key_groups some = part; some.begin < part.end; some.begin = some.end) {
     some.end = part.end < some.begin + summed_keys ? part.end : some.begin + summed_keys;
