@@ -5,6 +5,7 @@
 
 #include "zerotune/kernel/simd/fetch_rows.hpp"
 #include "zerotune/kernel/simd/reduction.hpp"
+#include "zerotune/kernel/simd/unrolled.hpp"
 
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {
