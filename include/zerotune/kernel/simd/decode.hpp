@@ -115,24 +115,26 @@ struct decode_tiles {
   template <index_t Queries>
   ZEROTUNE_ALWAYS_INLINE static void add_rows(const typename cells::weight* weights,
                                               const cell* const* values, index_t count, index_t dim,
-                                              acc* out, index_t out_row,
-                                              const rows_ahead<T>& ahead) {
+                                              acc* out, index_t out_row, rows_ahead<T> ahead) {
     constexpr index_t wide = Queries < 4 ? 2 * most_columns : most_columns;
     index_t c = 0;
     const auto columns = [&](auto width) __attribute__((always_inline)) {
       constexpr index_t vectors = decltype(width)::value;
-      for (; c + vectors * lanes <= dim; c += vectors * lanes)
+      for (; c + vectors * lanes <= dim; c += vectors * lanes) {
         add_columns<Queries, vectors>(weights, values, count, c, vectors * lanes, out + c, out_row,
                                       ahead);
+        if constexpr (!fetches_in_pieces<batch>) ahead = {};
+      }
     };
     columns(constant<wide>{});
     columns(constant<2>{});
     if constexpr (cells::least_vectors == 1) columns(constant<1>{});
-    if (c * index_t{sizeof(cell)} < ahead.bytes)
+    if (fetches_in_pieces<batch> && c * index_t{sizeof(cell)} < ahead.bytes)
       for (index_t j = 0; j < count; ++j) fetch_rest<1>(ahead, j, c);
     if (c < dim)
-      add_columns<Queries, cells::least_vectors>(weights, values, count, c, dim - c, out + c,
-                                                 out_row, rows_ahead<T>{});
+      add_columns<Queries, cells::least_vectors>(
+          weights, values, count, c, dim - c, out + c, out_row,
+          fetches_in_pieces<batch> ? rows_ahead<T>{} : ahead);
   }
 
   template <index_t Queries, index_t Vectors>
@@ -149,7 +151,10 @@ struct decode_tiles {
       });
     });
     for (index_t j = 0; j < count; j += together) {
-      fetch_columns<together, Vectors * lanes>(ahead, j, c);
+      if constexpr (fetches_in_pieces<batch>)
+        fetch_columns<together, Vectors * lanes>(ahead, j, c);
+      else
+        fetch_lines<together, 2>(ahead, j, 0, ahead.bytes);
       operand x[Vectors];
       cells::load_columns(values + j, count - j, c, columns, x);
       unrolled<Queries>([&](auto i) __attribute__((always_inline)) {

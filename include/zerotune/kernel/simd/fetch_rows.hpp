@@ -27,20 +27,27 @@ ZEROTUNE_ALWAYS_INLINE void ask_for_lines(const T* const* rows, index_t begin, i
 }
 
 /// Asks for the lines of bytes [begin, end) of Rows rows ahead of row j: from a cache to the first
-/// level; from memory to the second, since few lines can be under way to the first.
-template <index_t Rows, class T>
+/// level, unless it is used much later; from memory to the second, since few lines can be under way
+/// to the first.
+template <index_t Rows, int FromCache = 3, class T>
 ZEROTUNE_ALWAYS_INLINE void fetch_lines(const rows_ahead<T>& ahead, index_t j, index_t begin,
                                         index_t end) {
   if (ahead.asks == 0) return;
   const T* const* const rows = ahead.rows + j;
   if (ahead.asks == 1) {
-    ask_for_lines<Rows, 3>(rows + ahead.distance[0], begin, end);
+    ask_for_lines<Rows, FromCache>(rows + ahead.distance[0], begin, end);
     return;
   }
   ask_for_lines<Rows, 2>(rows + ahead.distance[0], begin, end);
   ask_for_lines<Rows, 2>(rows + ahead.distance[1], begin, end);
   ask_for_lines<Rows, 2>(rows + ahead.distance[2], begin, end);
 }
+
+/// With vectors of 512 bits a step between products is a line or more of a row, which is asked for
+/// then; shorter ones would look for lines too often, and whole rows are asked for at once.
+template <class Batch>
+inline constexpr bool fetches_in_pieces =
+    Batch::size * sizeof(typename Batch::value_type) == line_bytes;
 
 /// The lines that begin in elements [c, c + Columns) of the rows.
 template <index_t Rows, index_t Columns, class T>

@@ -5,6 +5,7 @@
 
 #include "zerotune/kernel/simd/fetch_rows.hpp"
 #include "zerotune/kernel/simd/reduction.hpp"
+#include "zerotune/kernel/simd/unrolled.hpp"
 
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {
@@ -73,10 +74,12 @@ ZEROTUNE_ALWAYS_INLINE void score_rows(const Acc* packed, index_t packed_row,
         });
       });
     };
+    constexpr bool in_pieces = fetches_in_pieces<Batch>;
+    if constexpr (!in_pieces) fetch_lines<width, 2>(ahead, j, 0, ahead.bytes);
     index_t c = 0;
     const Acc* q = packed;
     for (; c + 2 * lanes <= dim; c += 2 * lanes) {
-      fetch_columns<width, 2 * lanes>(ahead, j, c);
+      if constexpr (in_pieces) fetch_columns<width, 2 * lanes>(ahead, j, c);
       unrolled<Cells::parts>([&](auto part) __attribute__((always_inline)) {
         add(
             q, [&](const auto* row) __attribute__((always_inline)) {
@@ -85,7 +88,7 @@ ZEROTUNE_ALWAYS_INLINE void score_rows(const Acc* packed, index_t packed_row,
         q += lanes;
       });
     }
-    fetch_rest<width>(ahead, j, c);
+    if constexpr (in_pieces) fetch_rest<width>(ahead, j, c);
     for (; c < dim; c += Cells::part, q += lanes)
       add(
           q, [&](const auto* row)
