@@ -113,7 +113,8 @@ class decode_part {
     index_t found = all_.begin;
     locate(block, at);
     for (; !block.empty(); block = next) {
-      if (block.end + decode_keys > found) found = find_pages(found);
+      if (a_.place == kv_place::memory && block.end + decode_keys > found)
+        found = find_pages(found);
       next = first_block({block.end, all_.end});
       const KV** behind = at + 2 * block.size();
       if (behind + 2 * next.size() > stream + most) {
