@@ -113,7 +113,8 @@ class decode_part {
     index_t found = all_.begin;
     locate(block, at);
     for (; !block.empty(); block = next) {
-      if (block.end + decode_keys > found) found = find_pages(found);
+      if (a_.place == kv_place::memory && block.end + decode_keys > found)
+        found = find_pages(found);
       next = first_block({block.end, all_.end});
       const KV** behind = at + 2 * block.size();
       if (behind + 2 * next.size() > stream + most) {
@@ -221,22 +222,25 @@ class decode_part {
 
   /// Queries that see the same keys of a block.
   void step(range rows, range keys, const KV* const* k, const KV* const* v, bool may_change,
-            const rows_ahead<KV>& ahead) noexcept {
+            rows_ahead<KV> ahead) noexcept {
+    if constexpr (ops::tile_rows > 0)
+      for (; in_tile(rows, keys, may_change); rows.begin += ops::tile_rows, ahead.asks = 0)
+        step_of_tile(rows.begin, k, v, ahead);
+    if (rows.empty()) return;
     ops::scores(q_ + rows.begin * q_row_, q_row_, rows.size(), k, a_.k.stride, keys.size(),
                 a_.head_dim, a_.softmax_scale, scores_, ahead.beside(k));
     // First all maxima, then all weights: each takes long, but they do not wait for one another.
     bool all_seen = true;
     index_t seen[decode_rows];
-    acc former[decode_rows];
+    acc raised[decode_rows];
     for (index_t i = 0; i < rows.size(); ++i) {
-      former[i] = state_[rows.begin + i].maximum;
-      seen[i] = raise_maximum(rows.begin + i, keys, may_change && changes_[rows.begin + i],
-                              scores_ + i * decode_keys);
+      seen[i] = find_maximum(rows.begin + i, keys, may_change && changes_[rows.begin + i],
+                             scores_ + i * decode_keys, &raised[i]);
       all_seen = all_seen && seen[i] == keys.size();
     }
     for (index_t i = 0; i < rows.size(); ++i)
       if (seen[i] > 0)
-        weigh(rows.begin + i, keys.size(), seen[i], former[i], scores_ + i * decode_keys);
+        weigh(rows.begin + i, keys.size(), seen[i], raised[i], scores_ + i * decode_keys);
     if (all_seen) {
       add_values(rows, scores_, v, keys.size(), ahead.beside(v));
       return;
@@ -253,6 +257,32 @@ class decode_part {
     }
   }
 
+  /// Can the first queries take the way of weigh_tile?
+  bool in_tile(range rows, range keys, bool may_change) const noexcept {
+    if (rows.size() < ops::tile_rows || keys.size() != decode_keys || a_.k.stride != 1 ||
+        a_.v.stride != 1 || (a_.sink_mass && keys.contains(a_.sink)))
+      return false;
+    for (index_t i = 0; may_change && i < ops::tile_rows; ++i)
+      if (changes_[rows.begin + i]) return false;
+    return true;
+  }
+  void step_of_tile(index_t first, const KV* const* k, const KV* const* v,
+                    const rows_ahead<KV>& ahead) noexcept {
+    constexpr index_t rows = ops::tile_rows;
+    alignas(64) typename ops::weight weights[rows * decode_keys];
+    acc maximum[rows];
+    alignas(64) acc totals[rows][lanes];
+    for (index_t i = 0; i < rows; ++i) maximum[i] = state_[first + i].maximum;
+    ops::weigh_tile(q_ + first * q_row_, q_row_, k, a_.head_dim, a_.softmax_scale, maximum, totals,
+                    poison_ + first, weights, ahead.beside(k));
+    for (index_t i = 0; i < rows; ++i) {
+      raise_to(first + i, maximum[i]);
+      state_[first + i].count += static_cast<acc>(decode_keys);
+      for (index_t n = 0; n < lanes; ++n) sum_[first + i][n] += totals[i][n];
+    }
+    ops::add_tile(weights, v, a_.value_dim, out_ + first * out_row_, out_row_, ahead.beside(v));
+  }
+
   void add_values(range rows, const acc* weights, const KV* const* v, index_t count,
                   const rows_ahead<KV>& fetch) noexcept {
     ops::accumulate(weights, rows.size(), v, a_.v.stride, count, a_.value_dim,
@@ -260,7 +290,7 @@ class decode_part {
   }
 
   /// Modifier and maximum of query i. Returns the number of keys seen.
-  index_t raise_maximum(index_t i, range keys, bool changes, acc* scores) noexcept {
+  index_t find_maximum(index_t i, range keys, bool changes, acc* scores, acc* raised) noexcept {
     softmax_part<acc>& state = state_[i];
     index_t hidden = 0;
     if (changes) {
@@ -271,21 +301,29 @@ class decode_part {
     }
     if (hidden == keys.size()) return 0;
     if (a_.sink_mass && keys.contains(a_.sink)) state.sink = scores[a_.sink - keys.begin];
-    state.maximum = hidden == 0 ? ops::raise_maximum(scores, keys.size(), state.maximum, poison_[i])
-                                : raise_over_seen(scores, keys.size(), state.maximum, poison_[i]);
+    const acc greatest = hidden == 0
+                             ? ops::raise_maximum(scores, keys.size(), state.maximum, poison_[i])
+                             : raise_over_seen(scores, keys.size(), state.maximum, poison_[i]);
+    *raised = greatest > state.maximum + ops::raise_beyond ? greatest : state.maximum;
     return keys.size() - hidden;
   }
 
-  /// Scores of query i, some of them seen, become weights; `former` is the maximum before them.
-  void weigh(index_t i, index_t count, index_t seen, acc former, acc* scores) noexcept {
+  /// What query i has summed up so far is made to fit its new maximum.
+  void raise_to(index_t i, acc maximum) noexcept {
     softmax_part<acc>& state = state_[i];
-    if (state.count > acc(0) && state.maximum != former) {
-      const acc shrink = exp_of(former - state.maximum);
+    if (state.count > acc(0) && state.maximum != maximum) {
+      const acc shrink = exp_of(state.maximum - maximum);
       for (acc& lane : sum_[i]) lane *= shrink;
       row_ops<Backend, acc>::store(out_ + i * out_row_, shrink, out_ + i * out_row_, 1, out_row_);
     }
-    state.count += static_cast<acc>(seen);
-    ops::weigh(scores, count, state.maximum, sum_[i]);
+    state.maximum = maximum;
+  }
+
+  /// Scores of query i, some of them seen, become weights.
+  void weigh(index_t i, index_t count, index_t seen, acc maximum, acc* scores) noexcept {
+    raise_to(i, maximum);
+    state_[i].count += static_cast<acc>(seen);
+    ops::weigh(scores, count, maximum, sum_[i]);
   }
 
   static acc raise_over_seen(const acc* scores, index_t count, acc maximum, acc* poison) noexcept {

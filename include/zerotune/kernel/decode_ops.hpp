@@ -94,7 +94,17 @@ struct rows_ahead {
 ///       the greatest of all; adds 0 * score to the lanes of poison. It may write behind the scores
 ///   void weigh(acc* scores, index_t count, acc maximum, acc* sum)
 ///       scores become exp(score - maximum) and are added to the lanes of sum
-/// A query's sum and poison are kept in `lanes` numbers, which are added when the part is done.
+/// A query's sum and poison are kept in `lanes` numbers, which are added when the part is done. A
+/// maximum is raised if a score is above it by more than raise_beyond. If tile_rows is not 0, and
+/// decode_keys contiguous keys are seen by as many queries and not changed by a modifier:
+///   void weigh_tile(const acc* packed, index_t packed_row, const T* const* keys, index_t dim,
+///                   acc factor, acc (&maximum)[tile_rows], acc (&totals)[tile_rows][lanes],
+///                   acc (*poison)[lanes], weight* weights, ahead)
+///       scores, maxima and weights in one; what is to be added to the sums goes to totals
+///   void add_tile(const weight* weights, const T* const* values, index_t dim, acc* out,
+///                 index_t out_row, ahead)
+///       accumulate for these weights
+/// with the same bits as the functions above.
 template <class Backend, cache_element T>
 struct decode_ops;
 
@@ -145,7 +155,9 @@ struct decode_ops<backend::scalar, T> {
   }
   static void unpack(acc*, index_t) noexcept {}
 
-  static constexpr index_t lanes = 1;
+  static constexpr index_t lanes = 1, tile_rows = 0;
+  using weight = acc;
+  static constexpr acc raise_beyond = 0;
   static acc raise_maximum(acc* scores, index_t count, acc maximum, acc* poison) noexcept {
     for (index_t j = 0; j < count; ++j) {
       *poison += scores[j] * acc(0);

@@ -77,6 +77,10 @@ struct cells {
     return weights;
   }
   ZEROTUNE_ALWAYS_INLINE static Batch rounded(const Batch& x) { return x; }
+  /// The weights of tile t, four queries by four keys: lane 4 i + n is key 4 t + n of query i.
+  ZEROTUNE_ALWAYS_INLINE static void store_weights(const Batch& x, weight* weights, index_t t) {
+    x.store_aligned(weights + t * lanes);
+  }
   ZEROTUNE_ALWAYS_INLINE static operand splat(const weight& w) { return {Batch(w)}; }
   template <index_t Vectors>
   ZEROTUNE_ALWAYS_INLINE static void load_columns(const type* const* rows, index_t, index_t c,

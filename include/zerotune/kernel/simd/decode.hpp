@@ -9,7 +9,7 @@
 #include "zerotune/kernel/simd/pair_cells.hpp"
 #include "zerotune/kernel/simd/product_kind.hpp"
 #include "zerotune/kernel/simd/row_ops.hpp"
-#include "zerotune/kernel/simd/score_rows.hpp"
+#include "zerotune/kernel/simd/weigh_rows.hpp"
 
 #if defined(__GNUC__) && !defined(__clang__)  // as in xsimd_compat.hpp
 #pragma GCC diagnostic push
@@ -21,6 +21,21 @@ namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 namespace impl {
 
+/// Where the weight of query i and key j stands, or of keys j and j + 1: in a row of its query, or
+/// in a tile of four queries by four keys.
+struct weight_rows {
+  template <class Cells>
+  ZEROTUNE_ALWAYS_INLINE static constexpr index_t at(index_t i, index_t j) {
+    return i * Cells::weight_row + j / Cells::keys_together;
+  }
+};
+struct weight_tiles {
+  template <class Cells>
+  ZEROTUNE_ALWAYS_INLINE static constexpr index_t at(index_t i, index_t j) {
+    return (j / 4 * 16 + i * 4 + j % 4) / Cells::keys_together;
+  }
+};
+
 /// Decode's operations on rows that are read by Cells.
 template <class Batch, cache_element T, class Cells>
 struct decode_tiles {
@@ -31,6 +46,10 @@ struct decode_tiles {
   static constexpr index_t lanes = impl::lanes<batch>;
   /// Accumulators of a tile of queries by columns: half of the registers, or all but those of V.
   static constexpr index_t most_columns = sizeof(acc) * batch::size == 64 ? 4 : 2;
+
+  using weight = typename cells::weight;
+  static constexpr index_t tile_rows = weighs_late<batch> && std::is_same_v<cell, T> ? 4 : 0;
+  static constexpr acc raise_beyond = weighs_late<batch> ? 1 : 0;
 
   template <element Q>
   [[gnu::flatten]] static void pack(const Q* q, index_t q_stride, index_t dim,
@@ -59,7 +78,7 @@ struct decode_tiles {
     // round in the same direction.
     batch total(acc(0));
     for (index_t j = 0; j < count; j += lanes) {
-      const batch weight = exp_nonpositive(batch::load_aligned(scores + j) - shift);
+      const batch weight = decode_weight(batch::load_aligned(scores + j), shift);
       cells::rounded(weight).store_aligned(scores + j);
       total += weight;
     }
@@ -110,9 +129,25 @@ struct decode_tiles {
                      });
   }
 
+#if defined(__AVX512F__)
+  [[gnu::flatten]] static void weigh_tile(const acc* packed, index_t packed_row,
+                                          const T* const* keys, index_t dim, acc factor,
+                                          acc (&maximum)[4], acc (&totals)[4][16],
+                                          acc (*poison)[16], weight* weights,
+                                          const rows_ahead<T>& ahead) noexcept {
+    weigh_rows<cells>(packed, packed_row, keys, dim, factor, raise_beyond, maximum, totals, poison,
+                      weights, ahead);
+  }
+#endif
+  [[gnu::flatten]] static void add_tile(const weight* weights, const T* const* values, index_t dim,
+                                        acc* out, index_t out_row,
+                                        const rows_ahead<T>& ahead) noexcept {
+    add_rows<4, weight_tiles>(weights, values, decode_keys, dim, out, out_row, ahead);
+  }
+
  private:
   /// out_i += sum_j weights[i][j] v_j for Queries queries.
-  template <index_t Queries>
+  template <index_t Queries, class Layout = weight_rows>
   ZEROTUNE_ALWAYS_INLINE static void add_rows(const typename cells::weight* weights,
                                               const cell* const* values, index_t count, index_t dim,
                                               acc* out, index_t out_row, rows_ahead<T> ahead) {
@@ -121,8 +156,8 @@ struct decode_tiles {
     const auto columns = [&](auto width) __attribute__((always_inline)) {
       constexpr index_t vectors = decltype(width)::value;
       for (; c + vectors * lanes <= dim; c += vectors * lanes) {
-        add_columns<Queries, vectors>(weights, values, count, c, vectors * lanes, out + c, out_row,
-                                      ahead);
+        add_columns<Queries, vectors, Layout>(weights, values, count, c, vectors * lanes, out + c,
+                                              out_row, ahead);
         if constexpr (!fetches_in_pieces<batch>) ahead = {};
       }
     };
@@ -132,12 +167,12 @@ struct decode_tiles {
     if (fetches_in_pieces<batch> && c * index_t{sizeof(cell)} < ahead.bytes)
       for (index_t j = 0; j < count; ++j) fetch_rest<1>(ahead, j, c);
     if (c < dim)
-      add_columns<Queries, cells::least_vectors>(
+      add_columns<Queries, cells::least_vectors, Layout>(
           weights, values, count, c, dim - c, out + c, out_row,
           fetches_in_pieces<batch> ? rows_ahead<T>{} : ahead);
   }
 
-  template <index_t Queries, index_t Vectors>
+  template <index_t Queries, index_t Vectors, class Layout>
   ZEROTUNE_ALWAYS_INLINE static void add_columns(const typename cells::weight* weights,
                                                  const cell* const* values, index_t count,
                                                  index_t c, index_t columns, acc* out,
@@ -158,7 +193,7 @@ struct decode_tiles {
       operand x[Vectors];
       cells::load_columns(values + j, count - j, c, columns, x);
       unrolled<Queries>([&](auto i) __attribute__((always_inline)) {
-        const operand w = cells::splat(weights[i * cells::weight_row + j / together]);
+        const operand w = cells::splat(weights[Layout::template at<cells>(i, j)]);
         unrolled<Vectors>([&](auto n) __attribute__((always_inline)) {
           sums[i][n] = w.multiply(x[n], sums[i][n]);
         });

@@ -71,6 +71,14 @@ struct pair_cells {
     bits = (bits + 0x8000u) & 0xffff0000u;
     return from_words<Batch>(bits);
   }
+  /// As cells, two keys in one word.
+  ZEROTUNE_ALWAYS_INLINE static void store_weights(const Batch& x, weight* weights, index_t t) {
+    using halves = typename compiler_vector<std::uint16_t, Batch::size>::type;
+    words bits;
+    to_words(x, bits);
+    const halves rounded = __builtin_convertvector((bits + 0x8000u) >> 16, halves);
+    __builtin_memcpy(weights + t * (lanes / 2), &rounded, sizeof rounded);
+  }
   /// Pairs of rounded weights.
   ZEROTUNE_ALWAYS_INLINE static const weight* weights_of(const real* weights, index_t rows,
                                                          index_t count, weight* pairs) {
