@@ -134,6 +134,7 @@ class call {
     p->min_d = o.min_d != 0.0f ? static_cast<double>(o.min_d) : 1e-3;
     const zerotune::attention_plan plan = zerotune::plan_attention();
     p->score_bytes = plan.score_bytes, p->task_bytes = plan.task_bytes;
+    p->kept_bytes = plan.kept_bytes;
     p->softcap = o.softcap;
     p->causal = o.causal != 0;
     p->window = o.window;

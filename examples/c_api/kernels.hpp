@@ -21,14 +21,15 @@ struct problem {
   const float* gamma;
   const std::int64_t* initial_pos;
   std::int64_t batch, num_heads, num_kv_heads, q_len, kv_len;
-  std::int64_t score_bytes, task_bytes;  // of zerotune::attention_plan
+  std::int64_t score_bytes, task_bytes, kept_bytes;  // of zerotune::attention_plan
 };
 
 /// How a call is cut into tasks. Each that runs needs scratch memory of its own, aligned to 64
 /// bytes. What follows is for the kernel that planned it.
 struct work {
   std::int64_t tasks, scratch_bytes;
-  std::int64_t key_block, panels_per_task;
+  std::int64_t key_block = 0, blocks_per_section = 0, panels_per_task = 0;
+  bool cached = false;  // keys and values
 };
 
 /// One operation: how it is cut, into wanted_tasks or more where that costs little, and one task.

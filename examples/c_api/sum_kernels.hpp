@@ -15,7 +15,7 @@ struct sum_operations {
     return {p.q.shape[3], p.v.shape[3], p.num_heads / p.num_kv_heads * p.q_len};
   }
   static work plan_backward(const problem& p, index_t) noexcept {
-    return {p.batch * p.num_kv_heads, layout_of(p).total * index_t{sizeof(Acc)}, 0, 0};
+    return {p.batch * p.num_kv_heads, layout_of(p).total * index_t{sizeof(Acc)}};
   }
   static index_t run_backward(const problem& p, const work&, index_t task,
                               std::byte* scratch) noexcept {
@@ -53,7 +53,7 @@ struct sum_operations {
   }
 
   static work plan_convert(const problem& p, index_t) noexcept {
-    return {blocks_of(p), p.q.shape[3] * index_t{sizeof(Acc)}, 0, 0};
+    return {blocks_of(p), p.q.shape[3] * index_t{sizeof(Acc)}};
   }
   static index_t run_convert(const problem& p, const work&, index_t task,
                              std::byte* scratch) noexcept {

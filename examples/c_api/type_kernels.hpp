@@ -36,12 +36,23 @@ struct fused {
   }
   static work plan(const problem& p, index_t wanted_tasks) noexcept {
     const impl::attention_tiling t =
-        kernel::tiling(typed(p), {p.score_bytes, p.task_bytes}, wanted_tasks);
-    return {t.tasks, t.scratch_bytes, t.key_block, t.panels_per_task};
+        kernel::tiling(typed(p), {p.score_bytes, p.task_bytes, p.kept_bytes}, wanted_tasks);
+    return {.tasks = t.tasks,
+            .scratch_bytes = t.scratch_bytes,
+            .key_block = t.key_block,
+            .blocks_per_section = t.blocks_per_section,
+            .panels_per_task = t.panels_per_task,
+            .cached = t.place == impl::kv_place::caches};
   }
   static void run(const problem& p, const work& w, index_t task, std::byte* scratch) noexcept {
     const problem_type problem = typed(p);
-    const impl::attention_tiling tiling{w.tasks, w.scratch_bytes, w.key_block, w.panels_per_task};
+    const impl::attention_tiling tiling{
+        .tasks = w.tasks,
+        .scratch_bytes = w.scratch_bytes,
+        .key_block = w.key_block,
+        .blocks_per_section = w.blocks_per_section,
+        .panels_per_task = w.panels_per_task,
+        .place = w.cached ? impl::kv_place::caches : impl::kv_place::memory};
     with_modifier(p, [&](const auto& m) { kernel::run(problem, m, tiling, task, scratch); });
   }
 };
@@ -116,7 +127,7 @@ struct type_operations {
   }
 
   static work plan_correct(const problem& p, index_t) noexcept {
-    return {blocks_of(p), rows<acc>::scratch_bytes(p), 0, 0};
+    return {blocks_of(p), rows<acc>::scratch_bytes(p)};
   }
   static index_t run_correct(const problem& p, const work&, index_t task,
                              std::byte* scratch) noexcept {
@@ -161,7 +172,7 @@ struct type_operations {
     return amplified;
   }
 
-  static work plan_rescale(const problem& p, index_t) noexcept { return {blocks_of(p), 0, 0, 0}; }
+  static work plan_rescale(const problem& p, index_t) noexcept { return {blocks_of(p), 0}; }
   static index_t run_rescale(const problem& p, const work&, index_t task, std::byte*) noexcept {
     const block at = block_of(p, task);
     const geometry g = geometry_of(p);

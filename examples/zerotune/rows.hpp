@@ -40,7 +40,7 @@ struct data_set {
 
 /// Reads rows; blank lines are skipped and members with other names ignored.
 /// @throws usage_error naming file and line: no JSON object, a missing or mistyped member, no
-///         choice, a choice that is empty or there twice, a label that is none of the choices, an
+///         choice, an empty choice, a label that is none of the choices, an
 ///         id that is there twice; a line above 4 MiB, more than a million rows, 1000 choices
 data_set parse_rows(std::string_view text, std::string name);
 

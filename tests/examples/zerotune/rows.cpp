@@ -38,6 +38,17 @@ TEST(rows, are_read_with_and_without_optional_members) {
   EXPECT_EQ(data.where(1), "d.jsonl:3");
 }
 
+TEST(rows, equal_choices_are_one_answer_and_the_first_stands_for_it) {
+  const data_set data =
+      parse_rows(R"({"id": "a", "text": "t", "choices": ["up", "down", "up", "same"], "label": 2})"
+                 "\n"
+                 R"({"id": "b", "text": "t", "choices": ["up", "down", "up", "same"], "label": 3})",
+                 "d.jsonl");
+  EXPECT_EQ(data.rows[0].choices.size(), 4u);
+  EXPECT_EQ(data.rows[0].label, 0);
+  EXPECT_EQ(data.rows[1].label, 3);
+}
+
 TEST(rows, mistakes_name_file_and_line) {
   const std::string good = R"({"id": "a", "text": "t", "choices": ["x", "y"], "label": 0})";
   const struct {
@@ -58,7 +69,6 @@ TEST(rows, mistakes_name_file_and_line) {
       {R"({"id": "b", "text": "t", "choices": "x"})", "choices"},
       {R"({"id": "b", "text": "t", "choices": ["x", 2]})", "choices[1]"},
       {R"({"id": "b", "text": "t", "choices": ["x", ""]})", "choices[1]"},
-      {R"({"id": "b", "text": "t", "choices": ["x", "x"]})", "choices[1]"},
       {R"({"id": "b", "text": "t", "choices": ["x"], "label": 1})", "label"},
       {R"({"id": "b", "text": "t", "choices": ["x"], "label": -1})", "label"},
       {R"({"id": "b", "text": "t", "choices": ["x"], "label": 0.5})", "label"},
