@@ -72,7 +72,7 @@ index_t attention_tasks(const Executor& executor) {
   if constexpr (std::same_as<Executor, serial_executor>)
     return 1;
   else if constexpr (requires { executor.num_threads(); })
-    return executor.num_threads() < 2 ? 1 : 4 * static_cast<index_t>(executor.num_threads());
+    return executor.num_threads() < 2 ? 1 : 8 * static_cast<index_t>(executor.num_threads());
   else
     return 16;
 }

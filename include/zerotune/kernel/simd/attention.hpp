@@ -46,7 +46,8 @@ struct panel_kernel {
     const index_t most = left > each ? left / each : 1;
     const index_t tasks_per_group = (wanted_tasks + groups - 1) / groups;
     const index_t fair = (panels_of_group(p) + tasks_per_group - 1) / tasks_per_group;
-    t.panels_per_task = fair < most ? fair : most;
+    const index_t wanted = fair > least_panels || wanted_tasks == 1 ? fair : least_panels;
+    t.panels_per_task = wanted < most ? wanted : most;
     t.tasks = groups * tasks_of_group(p, t);
     t.scratch_bytes = shared + t.panels_per_task * each;
     return t;
@@ -55,10 +56,10 @@ struct panel_kernel {
   template <logit_modifier Modifier>
   static void run(const problem& p, const Modifier& m, const attention_tiling& t, index_t task,
                   std::byte* memory) noexcept {
-    const index_t group = task / tasks_of_group(p, t);
-    // The last panels have the most keys where attention is causal: they begin
-    // first.
-    const index_t number = tasks_of_group(p, t) - 1 - task % tasks_of_group(p, t);
+    // The last panels have the most keys where attention is causal: those of all groups begin
+    // first, so that what the threads end with is small.
+    const index_t groups = p.g.shape.batch * p.num_kv_heads(), group = task % groups;
+    const index_t number = tasks_of_group(p, t) - 1 - task / groups;
     const range panels = intersect({number * t.panels_per_task, (number + 1) * t.panels_per_task},
                                    {0, panels_of_group(p)});
     panel_task<Arch, Products, Q, KV, Out, Modifier>(p, m, t, group / p.num_kv_heads(),
