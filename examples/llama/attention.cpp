@@ -35,11 +35,8 @@ zerotune::tensor_view<std::byte, 1> attention_memory::bytes(std::int64_t count) 
 }
 
 const zerotune::attention_plan& attention_plan_here() {
-  static const zerotune::attention_plan plan = [] {
-    zerotune::attention_plan here = zerotune::plan_attention();
-    here.kept_bytes = 0;  // the weights of a whole model go by between two calls for a layer
-    return here;
-  }();
+  // kept_bytes stays 0: the weights of a whole model go by between two calls for a layer.
+  static const zerotune::attention_plan plan = zerotune::plan_attention();
   return plan;
 }
 

@@ -487,6 +487,24 @@ TYPED_TEST(decode_of, takes_a_workspace_of_the_size_that_it_asks_for) {
   }
 }
 
+TYPED_TEST(decode_of, is_the_same_wherever_keys_and_values_are_taken_to_be) {
+  using T = typename TestFixture::type;
+  using real = typename TestFixture::acc;
+  scene s{.batch = 2, .num_heads = 8, .num_kv_heads = 2, .q_len = 1, .kv_len = split_length};
+  s.head_dim = 64, s.value_dim = 64;
+  s.complete();
+  test::inputs<T> in(s, 15);
+  const auto from_memory = this->run(s, in, s.usual());
+  decoded<T> from_caches(s);
+  zerotune::decode_options<real> options;
+  options.softmax_scale = static_cast<real>(s.scale);
+  options.lse = from_caches.lse.view();
+  options.plan.kept_bytes = index_t{1} << 40;
+  zerotune::attention_decode(typename TestFixture::backend{}, in.q.const_view(), in.k.const_view(),
+                             in.v.const_view(), from_caches.out.view(), s.usual(), options);
+  EXPECT_TRUE(from_memory.same(from_caches));
+}
+
 struct callback_error {};
 /// Throws after some calls.
 struct failing_after {

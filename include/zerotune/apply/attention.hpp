@@ -80,9 +80,12 @@ index_t attention_tasks(const Executor& executor) {
 template <class Backend, class Q, class K, element Out>
 auto attention_tiling_of(const attention_problem<Q, K, Out>& problem, const attention_plan& plan,
                          index_t wanted_tasks) {
-  const bool given = plan.score_bytes > 0 && plan.task_bytes > 0;
-  return attention_kernel<Backend, Q, K, Out>::tiling(problem, given ? plan : plan_attention(),
-                                                      wanted_tasks);
+  attention_plan used = plan;
+  if (plan.score_bytes <= 0 || plan.task_bytes <= 0) {
+    used = plan_attention();
+    used.kept_bytes = plan.kept_bytes;
+  }
+  return attention_kernel<Backend, Q, K, Out>::tiling(problem, used, wanted_tasks);
 }
 
 }  // namespace impl

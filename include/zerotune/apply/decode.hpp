@@ -28,10 +28,10 @@ struct decode_options {
   tensor_view<const index_t, 1> q_starts{};
   /// At least decode_workspace_size elements side by side, overwritten; empty: the call allocates.
   tensor_view<Acc, 1> workspace{};
-  /// Whether keys and values are still in a cache from the call before; empty: plan_attention(). A
-  /// host that goes through much other memory between two calls sets kept_bytes to 0: what is in
-  /// memory is then read at twice the speed, what is in a cache a sixth slower. The result is the
-  /// same.
+  /// Of a plan only kept_bytes matters here: keys and values of so many bytes are taken to be in a
+  /// cache still from the call before. 0, the default, is right for a host that goes through other
+  /// memory between two calls, a model's weights say: what is in memory is then read at twice the
+  /// speed, what is in a cache a sixth slower. The result is the same.
   attention_plan plan{};
 };
 
@@ -173,7 +173,7 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
                         : static_cast<acc>(1.0 / std::sqrt(static_cast<double>(head_dim)));
   const index_t group_size = shape.num_heads / num_kv_heads;
   const impl::sink_output<acc> sink{options.sink_mass, options.sink_positions};
-  const impl::kv_place place = impl::place_of(plan_attention(), shape.kv_len,
+  const impl::kv_place place = impl::place_of(options.plan, shape.kv_len,
                                               shape.batch * num_kv_heads * (head_dim + value_dim) /
                                                   cell_size<cell> * index_t{sizeof(cell)});
   const auto args = [&](index_t b, index_t kv_head) {

@@ -18,16 +18,16 @@ struct attention_plan {
   /// a quarter of that for keys: it goes over a section of keys panel by panel.
   index_t task_bytes = 0;
   /// Bytes of keys and values that decode finds in a cache again at the next call; more of them are
-  /// fetched from memory. 0 where other work goes through the caches between the calls.
+  /// fetched from memory. 0 where other work goes through the caches between the calls, as the
+  /// weights of a model do; where none does, three quarters of the third level.
   index_t kept_bytes = 0;
 };
 
 inline namespace ZEROTUNE_ABI {
 
-/// The plan for a machine with these caches: half of each, the rest streams by; of the third level
-/// three quarters.
+/// The plan for a machine with these caches: half of each, the rest streams by.
 inline attention_plan plan_attention(const cache_sizes& caches = machine_caches()) {
-  return {caches.level1 / 2, caches.level2 / 2, caches.level3 / 4 * 3};
+  return {caches.level1 / 2, caches.level2 / 2, 0};
 }
 
 namespace impl {
