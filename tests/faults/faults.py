@@ -159,9 +159,8 @@ FAULTS: dict[str, tuple[bool, str, list[tuple[str, str, str]]]] = {
         [
             (
                 "kernel/simd/decode.hpp",
-                "add_columns<Queries, 1>(weights, values, count, c, dim - c, out + c, out_row, ahead);",
-                "add_columns<Queries, 1>(weights, values, count, c, dim - c - 1, out + c, out_row,\n"
-                "                              ahead);",
+                "weights, values, count, c, dim - c, out + c, out_row,",
+                "weights, values, count, c, dim - c - 1, out + c, out_row,",
             )
         ],
     ),
