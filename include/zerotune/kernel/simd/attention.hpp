@@ -37,9 +37,9 @@ struct panel_kernel {
                             (shape::width * static_cast<index_t>(sizeof(typename shape::real)));
     t.key_block = round_down(fitting < 32 ? 32 : fitting > 1024 ? 1024 : fitting, 32);
     const index_t block = scratch::block_bytes(t.key_block, p.head_dim(), p.value_dim());
-    const index_t blocks = (p.g.shape.kv_len + t.key_block - 1) / t.key_block + 1;
     const index_t near = Products::takes_turns ? 2 * plan.task_bytes / block : 1;
-    t.blocks_per_section = near < 1 ? 1 : near < blocks ? near : blocks;
+    // Also where there are fewer keys: scratch memory does not depend on their number.
+    t.blocks_per_section = near < 1 ? 1 : near;
     const index_t shared = scratch::shared_bytes(t.key_block) + t.blocks_per_section * block;
     const index_t each = scratch::panel_bytes(p.head_dim(), p.value_dim());
     const index_t left = panel_multiple * plan.task_bytes - shared;
