@@ -8,7 +8,7 @@ help() {
   cat <<'HELP'
 usage: bash examples/reproduce.sh [--quick] [--only NAME]... [--program FILE] [--model FILE]
                                   [--data DIR] [--results DIR] [--compute fp32|bf16] [--threads N]
-                                  [--minutes N] [--known DIR] [--list]
+                                  [--minutes N] [--known DIR] [--seed N] [--list]
 
 Installs what is missing (Debian and Ubuntu packages), builds the program in build-demo, fetches
 SmolLM2-135M-Instruct (94 MiB, checked by its hash), runs the experiments of examples/reproduce and
@@ -28,6 +28,7 @@ on where it was when it is started again.
                   the time (AVX512-BF16 or AMX, and oneDNN)
   --threads N     threads of the program, by default all cores
   --minutes N     begin no run after so many minutes
+  --seed N        only runs with this seed (1, 2 or 3); may be given several times
   --known DIR     runs that DIR holds (docs/results, say) count as finished and are not repeated
   --list          only say which runs there are and which are done
   --help          this text
@@ -57,7 +58,7 @@ while (($# > 0)); do
       options+=("$1")
       shift
       ;;
-    --program | --model | --results | --data | --only | --compute | --threads | --minutes | --known)
+    --program | --model | --results | --data | --only | --compute | --threads | --minutes | --known | --seed)
       if (($# < 2)); then
         echo "reproduce.sh: $1 needs a value" >&2
         exit 2

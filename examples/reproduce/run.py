@@ -305,21 +305,37 @@ class Driver:
         for path in sorted(glob.glob(os.path.join(folder, "*.json"))):
             with open(path, encoding="utf-8") as file:
                 for found in json.load(file).get("runs", []):
-                    known[experiments.digest(found["key"]), found["label"]] = found
-        taken = 0
-        for run in runs:
-            path = self.path(run)
-            found = known.get((experiments.digest(self.key(run)), run.label))
-            if found and found["experiment"] == run.experiment and not os.path.exists(path):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                write_whole(path, json.dumps(found, indent=1) + "\n")
-                taken += 1
+                    known[experiments.digest(found["key"])] = found
+        taken = sum(self.take(run, known.get(experiments.digest(self.key(run)))) for run in runs)
         print(f"{taken} runs taken from {folder}")
+
+    def take(self, run, found):
+        """A finished run with the same key, of whichever experiment, as the result of this one."""
+        path = self.path(run)
+        if not found or os.path.exists(path):
+            return False
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        result = {**found, **self.identity(run), "program_sha256": found["program_sha256"]}
+        if found["experiment"] != run.experiment:
+            result["run_of"] = found.get("run_of", found["experiment"])
+        write_whole(path, json.dumps(result, indent=1) + "\n")
+        return True
+
+    def finished_elsewhere(self, run):
+        """A finished run with the same key in another experiment's folder, or None."""
+        digest = experiments.digest(self.key(run))
+        for path in sorted(glob.glob(os.path.join(self.arguments.results, "*", f"*.{digest}.json"))):
+            with open(path, encoding="utf-8") as file:
+                return json.load(file)
+        return None
 
     def execute(self, run):
         """One run. Returns False if it failed; what it printed is beside its result."""
         path = self.path(run)
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        if self.take(run, self.finished_elsewhere(run)):
+            print("  the same run is finished in another experiment", flush=True)
+            return True
         if run.command == "evaluate":
             return self.judge(run)
         if run.command == "heads":
@@ -373,6 +389,8 @@ class Driver:
     def run_all(self):
         arguments = self.arguments
         runs = experiments.plan(self.tasks, arguments.only, arguments.quick, arguments.compute)
+        if arguments.seed:
+            runs = [run for run in runs if run.seed in arguments.seed]
         self.prepare(runs)
         if arguments.list:
             for run in runs:
@@ -416,6 +434,8 @@ def parse(argv):
     parser.add_argument("--only", metavar="NAME", action="append",
                         choices=list(experiments.EXPERIMENTS), help="only this experiment; may be "
                         "given several times: " + ", ".join(experiments.EXPERIMENTS))
+    parser.add_argument("--seed", metavar="N", type=int, action="append",
+                        help="only runs with this seed; may be given several times")
     parser.add_argument("--quick", action="store_true", help="few tasks and rows: minutes")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--compute", choices=("fp32", "bf16"), default="fp32",

@@ -285,7 +285,8 @@ TYPED_TEST(simd_decode, rows_ahead_change_no_bit_and_are_not_read) {
 }
 
 TEST(kv_rows, stand_where_the_table_says) {
-  const float memory[1] = {};
+  const std::vector<float> cache(3 * 500 + 64 * 8);  // four pages
+  const float* const memory = cache.data();
   const std::int32_t table[] = {2, 0, 3, 1};
   for (const index_t page_size : {1, 3, 16})
     for (const bool paged : {false, true}) {
