@@ -195,7 +195,8 @@ std::string draw(const heat_map& map) {
   std::string card = "<div class=\"card\"><h3>" + escape_html(map.title) + "</h3>";
   if (map.layers > most_cells || map.heads > most_cells)
     return card + "<p class=\"soft\">Too many layers or heads to draw.</p></div>\n";
-  const double width = std::clamp(std::floor(280 / static_cast<double>(map.heads)), 5.0, 28.0);
+  // Four maps stand side by side on the page.
+  const double width = std::clamp(std::floor(225 / static_cast<double>(map.heads)), 5.0, 25.0);
   const double height = std::clamp(std::floor(480 / static_cast<double>(map.layers)), 5.0, 20.0);
   const double right = left_margin + width * static_cast<double>(map.heads);
   const double bottom = top_margin + height * static_cast<double>(map.layers);

@@ -33,11 +33,11 @@ constexpr const char* style = R"css(
 --s0:#6ea8ff;--s1:#fb923c;--s2:#2dd4bf;--s3:#b794ff;--s4:#e0b43c;--s5:#f472b6}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
-main{max-width:1120px;margin:0 auto;padding:20px 16px 60px}
+main{max-width:1232px;margin:0 auto;padding:20px 16px 60px}
 h1{font-size:1.55rem;line-height:1.25;margin:0 0 4px}
 h2{font-size:1.15rem;margin:34px 0 8px;padding-top:14px;border-top:1px solid var(--line)}
 h3{font-size:.95rem;margin:0 0 6px}
-p{margin:6px 0;max-width:76ch}
+p{margin:6px 0;max-width:80ch}
 .soft{color:var(--soft)}.good{color:var(--good)}.bad{color:var(--bad)}
 .small{font-size:.86rem}
 nav{display:flex;flex-wrap:wrap;gap:2px 14px;margin:12px 0 0;font-size:.88rem}
