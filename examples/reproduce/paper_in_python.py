@@ -243,7 +243,8 @@ def program_run(arguments, template, method, seed):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([arguments.program, "tune", "--model", arguments.model, "--data",
                         arguments.data, "--template", template, "--output", output, "--json",
-                        "--threads", str(arguments.threads), "--method", method,
+                        "--threads", str(arguments.threads), "--compute", arguments.compute,
+                        "--method", method,
                         "--seed", str(seed)], check=True, stdout=subprocess.DEVNULL)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         with open(output, encoding="utf-8") as file:
@@ -276,6 +277,8 @@ def parse():
                         help="profile of `zerotune tune` on the same rows: its splits and template")
     parser.add_argument("--program", metavar="FILE",
                         help="also time `zerotune tune`, auto and paper, from nothing")
+    parser.add_argument("--compute", choices=("fp32", "bf16"), default="fp32",
+                        help="--compute of the program; Python computes in float32")
     parser.add_argument("--runs", metavar="DIR",
                         help="in place of --program: take them from a results folder of "
                              "examples/reproduce.sh")
@@ -307,6 +310,7 @@ def main():
             found.append(timed(host, sample, size))
     result = {"schema": "zerotune-python-comparison", "threads": arguments.threads,
               "task": os.path.basename(arguments.data), "seed": profile["seed"],
+              "compute": arguments.compute,
               "prompt_tokens": sum(len(r["prompt"]) for r in sample) / len(sample),
               "seconds_per_row": {str(size): statistics.median(found)
                                   for size, found in per_row.items()},
