@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "call.hpp"
+#include "zerotune/apply/attention.hpp"
 #include "zerotune/core/thread_pool.hpp"
 
 namespace {
@@ -42,7 +43,7 @@ int guarded(const Body& body) noexcept {
 /// Returns the sum of the results.
 std::int64_t run(const operation& op, const problem& p, std::int32_t threads) {
   const index_t wanted = threads > 1 ? threads : 1;
-  const work w = op.plan(p, wanted == 1 ? 1 : 4 * wanted);
+  const work w = op.plan(p, zerotune::impl::attention_tasks(static_cast<int>(wanted)));
   if (w.tasks == 0) return 0;
   const index_t workers = wanted < w.tasks ? wanted : w.tasks;
   constexpr index_t line = 64, most = index_t{1} << 48;

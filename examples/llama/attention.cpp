@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "zerotune/apply/attention.hpp"
 #include "zerotune/apply/scratch.hpp"
 
 namespace llama {
@@ -42,8 +43,7 @@ const zerotune::attention_plan& attention_plan_here() {
 
 void run_attention(const attention_call& call, attention_memory& memory, executor_ref threads) {
   const attention_kernels& kernels = current_attention_kernels();
-  // Some tasks for each thread, so that all end at about one time.
-  const std::int64_t wanted = threads.num_threads() < 2 ? 1 : 4 * threads.num_threads();
+  const std::int64_t wanted = zerotune::impl::attention_tasks(static_cast<int>(threads.num_threads()));
   run_tasks(kernels.cut(call, wanted), memory, threads, [&](std::int64_t task, std::byte* scratch) {
     kernels.run(call, wanted, task, scratch);
   });

@@ -67,14 +67,18 @@ attention_shape check_qkv(const char* function, const tensor_view<Q, 4>& q,
 }
 
 /// Tasks that a call is to be cut into: some for each thread, so that all end at about one time.
+inline index_t attention_tasks(int threads) {
+  return threads < 2 ? 1 : 8 * static_cast<index_t>(threads);
+}
+
 template <class Executor>
-index_t attention_tasks(const Executor& executor) {
+index_t attention_tasks_of(const Executor& executor) {
   if constexpr (std::same_as<Executor, serial_executor>)
     return 1;
   else if constexpr (requires { executor.num_threads(); })
-    return executor.num_threads() < 2 ? 1 : 8 * static_cast<index_t>(executor.num_threads());
+    return attention_tasks(static_cast<int>(executor.num_threads()));
   else
-    return 16;
+    return attention_tasks(2);  // unknown
 }
 
 template <class Backend, class Q, class K, element Out>
@@ -180,7 +184,7 @@ void attention(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
   using kernel = impl::attention_kernel<Backend, impl::plain<Q>, kv_type, Out>;
   const impl::attention_problem<impl::plain<Q>, kv_type, Out> problem{
       q, k, v, out, options.lse, scale, g, {options.sink_mass, options.sink_positions}};
-  const index_t wanted_tasks = impl::attention_tasks(executor);
+  const index_t wanted_tasks = impl::attention_tasks_of(executor);
   const impl::attention_tiling tiling =
       impl::attention_tiling_of<Backend>(problem, options.plan, wanted_tasks);
   impl::scratch_slots scratch(function, options.workspace, tiling.scratch_bytes,

@@ -131,8 +131,8 @@ ZEROTUNE_ALWAYS_INLINE void scale_row(T* x, index_t count, typename Batch::value
     d.scale_to(x + i + 3 * size, f);
   }
   for (; i + size <= count; i += size) chunk::from(x + i).scale_to(x + i, f);
-  first.scale_to(x, f);
-  last.scale_to(x + count - size, f);
+  if (beyond != 0) first.scale_to(x, f);
+  if (i != count) last.scale_to(x + count - size, f);
 }
 
 /// The sum of a contiguous row: some 40 numbers a lane in the accumulator, their total in double.
@@ -152,12 +152,19 @@ ZEROTUNE_ALWAYS_INLINE double sum_row(const T* x, index_t count, index_t first =
   double total = 0;
   for (index_t i = 0; i < count;) {
     Batch parts[8];
-    for (Batch& part : parts) part = Batch(real(0));
-    if (i < first) {
-      parts[7] = chunk::from(x).sum_but_first();
-      i = size;
+    if (i + block <= count) {
+      next.fetch_in_sum(i, block);
+      parts[0] = i < first ? chunk::from(x).sum_but_first() : chunk::from(x + i).sum();
+      for (index_t k = 1; k < 8; ++k) parts[k] = chunk::from(x + i + k * size).sum();
+      i += block;
+    } else {
+      for (Batch& part : parts) part = Batch(real(0));
+      if (i < first) {
+        parts[7] = chunk::from(x).sum_but_first();
+        i = size;
+      }
     }
-    for (int n = 0; n < 32 && i + block <= count; ++n, i += block) {
+    for (int n = 1; n < 32 && i + block <= count; ++n, i += block) {
       next.fetch_in_sum(i, block);
       for (index_t k = 0; k < 8; ++k) parts[k] += chunk::from(x + i + k * size).sum();
     }
