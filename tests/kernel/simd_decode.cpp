@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string>
 #include <vector>
 
 namespace zt = zerotune;
@@ -85,151 +86,112 @@ std::vector<index_t> dims() {
   return {1, 2, 7, 8, 15, 16, 17, 24, 31, 32, 33, 40, 48, 63, 64, 65, 80, 96, 128, 136, 300};
 }
 
+constexpr index_t queries = 7, keys = 37;
+
+/// Scores against sums in double, and that they have the same bits in every tile: any number of
+/// queries and of keys, from any key on.
+template <class Ops, class Acc, class Query, class T>
+void expect_scores(index_t dim, index_t stride, index_t query_stride) {
+  const rows_of<T> k(keys, dim, stride, 5);
+  const rows_of<Query> q(queries, dim, query_stride, 9);
+  aligned_rows<Acc> packed(queries, dim), scores(queries, zt::impl::decode_keys);
+  for (index_t i = 0; i < queries; ++i)
+    Ops::pack(q.rows[static_cast<std::size_t>(i)], query_stride, dim, packed.data + i * packed.row);
+  Ops::scores(packed.data, packed.row, queries, k.rows.data(), stride, keys, dim, Acc(0.5),
+              scores.data, {});
+  for (index_t i = 0; i < queries; ++i)
+    for (index_t j = 0; j < keys; ++j) {
+      double expected = 0;
+      for (index_t c = 0; c < dim; ++c) expected += 0.5 * q.at(i, c) * k.at(j, c);
+      ASSERT_NEAR(static_cast<double>(scores.data[i * scores.row + j]), expected, tolerance<Acc>)
+          << "query " << i << " key " << j;
+    }
+  for (index_t rows = 1; rows <= queries; ++rows)
+    for (index_t count = 1; count <= keys; count += rows) {
+      const index_t first = (keys - count) / 2;
+      aligned_rows<Acc> some(rows, zt::impl::decode_keys);
+      Ops::scores(packed.data, packed.row, rows, k.rows.data() + first, stride, count, dim,
+                  Acc(0.5), some.data, {});
+      for (index_t i = 0; i < rows; ++i)
+        ASSERT_EQ(std::memcmp(some.data + i * some.row, scores.data + i * scores.row + first,
+                              static_cast<std::size_t>(count) * sizeof(Acc)),
+                  0)
+            << "rows " << rows << " count " << count;
+    }
+}
+
+/// Weighted sums of values against sums in double, and that they have the bits of a run of
+/// `together` keys after the other for each query alone.
+template <class Ops, class Acc, class Weight, class T>
+void expect_values(index_t dim, index_t stride, index_t together) {
+  const rows_of<T> v(keys, dim, stride, 6);
+  const rows_of<Weight> w(queries, zt::impl::decode_keys, 1, 3);
+  aligned_rows<Acc> weights(queries, zt::impl::decode_keys), out(queries, dim), alone(1, dim);
+  for (index_t i = 0; i < queries; ++i)
+    for (index_t j = 0; j < zt::impl::decode_keys; ++j)
+      weights.data[i * weights.row + j] = static_cast<Acc>(w.at(i, j));
+  Ops::accumulate(weights.data, queries, v.rows.data(), stride, keys, dim, out.data, out.row, {});
+  for (index_t i = 0; i < queries; ++i) {
+    std::fill(alone.memory.begin(), alone.memory.end(), Acc(0));
+    for (index_t j = 0; j < keys; j += together)
+      Ops::accumulate(weights.data + i * weights.row + j, 1, v.rows.data() + j, stride,
+                      std::min(together, keys - j), dim, alone.data, alone.row, {});
+    ASSERT_EQ(std::memcmp(alone.data, out.data + i * out.row,
+                          static_cast<std::size_t>(dim) * sizeof(Acc)),
+              0)
+        << "query " << i;
+    Ops::unpack(out.data + i * out.row, dim);
+    for (index_t c = 0; c < dim; ++c) {
+      double expected = 0;
+      for (index_t j = 0; j < keys; ++j) expected += w.at(i, j) * v.at(j, c);
+      ASSERT_NEAR(static_cast<double>(out.data[i * out.row + c]), expected, tolerance<Acc>)
+          << "query " << i << " column " << c;
+    }
+  }
+}
+
+/// Calls check(dim, stride) for every width of rows, dense and with gaps.
+template <class T, class Check>
+void for_dims_and_strides(index_t gaps, const Check& check) {
+  for (const index_t dim : dims<T>())
+    for (const index_t stride : {index_t{1}, gaps}) {
+      SCOPED_TRACE("dim " + std::to_string(dim) + " stride " + std::to_string(stride));
+      check(dim, stride);
+    }
+}
+
 TYPED_TEST(simd_decode, scores_are_scaled_products_with_the_same_bits_in_every_tile) {
   using acc = typename TestFixture::accumulator;
-  using ops = typename TestFixture::operations;
-  constexpr index_t queries = 7, keys = 37;
-  for (const index_t dim : dims<TypeParam>())
-    for (const index_t stride : {1, 3}) {
-      const rows_of<TypeParam> k(keys, dim, stride, 5);
-      const rows_of<acc> q(queries, dim, 1, 9);
-      aligned_rows<acc> packed(queries, dim), scores(queries, zt::impl::decode_keys);
-      for (index_t i = 0; i < queries; ++i)
-        ops::pack(q.rows[static_cast<std::size_t>(i)], index_t{1}, dim,
-                  packed.data + i * packed.row);
-      ops::scores(packed.data, packed.row, queries, k.rows.data(), stride, keys, dim, acc(0.5),
-                  scores.data, {});
-      for (index_t i = 0; i < queries; ++i)
-        for (index_t j = 0; j < keys; ++j) {
-          double expected = 0;
-          for (index_t c = 0; c < dim; ++c) expected += 0.5 * q.at(i, c) * k.at(j, c);
-          ASSERT_NEAR(static_cast<double>(scores.data[i * scores.row + j]), expected,
-                      tolerance<acc>)
-              << "dim " << dim << " stride " << stride << " query " << i << " key " << j;
-        }
-      // Any number of queries and keys from any key on: the same bits.
-      for (index_t rows = 1; rows <= queries; ++rows)
-        for (index_t count = 1; count <= keys; count += rows) {
-          const index_t first = (keys - count) / 2;
-          aligned_rows<acc> some(rows, zt::impl::decode_keys);
-          ops::scores(packed.data, packed.row, rows, k.rows.data() + first, stride, count, dim,
-                      acc(0.5), some.data, {});
-          for (index_t i = 0; i < rows; ++i)
-            ASSERT_EQ(std::memcmp(some.data + i * some.row, scores.data + i * scores.row + first,
-                                  static_cast<std::size_t>(count) * sizeof(acc)),
-                      0)
-                << "dim " << dim << " rows " << rows << " count " << count;
-        }
-    }
+  for_dims_and_strides<TypeParam>(3, [](index_t dim, index_t stride) {
+    expect_scores<typename TestFixture::operations, acc, acc, TypeParam>(dim, stride, 1);
+  });
 }
 
 TYPED_TEST(simd_decode, values_are_added_with_the_same_bits_in_every_tile) {
   using acc = typename TestFixture::accumulator;
-  using ops = typename TestFixture::operations;
-  constexpr index_t queries = 7, keys = 37;
-  for (const index_t dim : dims<TypeParam>())
-    for (const index_t stride : {1, 2}) {
-      const rows_of<TypeParam> v(keys, dim, stride, 6);
-      const rows_of<acc> w(queries, zt::impl::decode_keys, 1, 3);
-      aligned_rows<acc> weights(queries, zt::impl::decode_keys), out(queries, dim);
-      for (index_t i = 0; i < queries; ++i)
-        for (index_t j = 0; j < zt::impl::decode_keys; ++j)
-          weights.data[i * weights.row + j] = static_cast<acc>(w.at(i, j));
-      ops::accumulate(weights.data, queries, v.rows.data(), stride, keys, dim, out.data, out.row,
-                      {});
-      aligned_rows<acc> alone(1, dim);
-      for (index_t i = 0; i < queries; ++i) {
-        std::fill(alone.memory.begin(), alone.memory.end(), acc(0));
-        for (index_t j = 0; j < keys; ++j)  // key by key
-          ops::accumulate(weights.data + i * weights.row + j, 1, v.rows.data() + j, stride, 1, dim,
-                          alone.data, alone.row, {});
-        ASSERT_EQ(std::memcmp(alone.data, out.data + i * out.row,
-                              static_cast<std::size_t>(dim) * sizeof(acc)),
-                  0)
-            << "dim " << dim << " stride " << stride << " query " << i;
-        ops::unpack(out.data + i * out.row, dim);
-        for (index_t c = 0; c < dim; ++c) {
-          double expected = 0;
-          for (index_t j = 0; j < keys; ++j) expected += w.at(i, j) * v.at(j, c);
-          ASSERT_NEAR(static_cast<double>(out.data[i * out.row + c]), expected, tolerance<acc>)
-              << "dim " << dim << " stride " << stride << " query " << i << " column " << c;
-        }
-      }
-    }
+  for_dims_and_strides<TypeParam>(2, [](index_t dim, index_t stride) {
+    expect_values<typename TestFixture::operations, acc, acc, TypeParam>(dim, stride, 1);
+  });
 }
 
 // bfloat16 by pairs, on every architecture: by its dot products or by multiply-adds.
-class simd_decode_pairs : public ::testing::Test {
- public:
-  using ops = zt::impl::decode_pair_ops<void>;
-  static constexpr index_t queries = 7, keys = 37;
-};
+using pair_ops = zt::impl::decode_pair_ops<void>;
 
-TEST_F(simd_decode_pairs, scores_are_scaled_products_with_the_same_bits_in_every_tile) {
-  for (const index_t dim : dims<zt::bfloat16>())
-    for (const index_t stride : {1, 3}) {
-      const rows_of<zt::bfloat16> k(keys, dim, stride, 5), q(queries, dim, stride, 9);
-      aligned_rows<float> packed(queries, dim), scores(queries, zt::impl::decode_keys);
-      for (index_t i = 0; i < queries; ++i)
-        ops::pack(q.rows[static_cast<std::size_t>(i)], stride, dim, packed.data + i * packed.row);
-      ops::scores(packed.data, packed.row, queries, k.rows.data(), stride, keys, dim, 0.5f,
-                  scores.data, {});
-      for (index_t i = 0; i < queries; ++i)
-        for (index_t j = 0; j < keys; ++j) {
-          double expected = 0;
-          for (index_t c = 0; c < dim; ++c) expected += 0.5 * q.at(i, c) * k.at(j, c);
-          ASSERT_NEAR(static_cast<double>(scores.data[i * scores.row + j]), expected,
-                      tolerance<float>)
-              << "dim " << dim << " stride " << stride << " query " << i << " key " << j;
-        }
-      for (index_t rows = 1; rows <= queries; ++rows)
-        for (index_t count = 1; count <= keys; count += rows) {
-          const index_t first = (keys - count) / 2;
-          aligned_rows<float> some(rows, zt::impl::decode_keys);
-          ops::scores(packed.data, packed.row, rows, k.rows.data() + first, stride, count, dim,
-                      0.5f, some.data, {});
-          for (index_t i = 0; i < rows; ++i)
-            ASSERT_EQ(std::memcmp(some.data + i * some.row, scores.data + i * scores.row + first,
-                                  static_cast<std::size_t>(count) * sizeof(float)),
-                      0)
-                << "dim " << dim << " rows " << rows << " count " << count;
-        }
-    }
+TEST(simd_decode_pairs, scores_are_scaled_products_with_the_same_bits_in_every_tile) {
+  for_dims_and_strides<zt::bfloat16>(3, [](index_t dim, index_t stride) {
+    expect_scores<pair_ops, float, zt::bfloat16, zt::bfloat16>(dim, stride, stride);
+  });
 }
 
 // Two keys share a product: a run of keys that begins and ends between pairs has the same bits.
-TEST_F(simd_decode_pairs, values_are_added_with_the_same_bits_in_every_tile) {
-  for (const index_t dim : dims<zt::bfloat16>())
-    for (const index_t stride : {1, 2}) {
-      const rows_of<zt::bfloat16> v(keys, dim, stride, 6), w(queries, keys, 1, 3);
-      aligned_rows<float> weights(queries, zt::impl::decode_keys), out(queries, dim);
-      for (index_t i = 0; i < queries; ++i)  // weights are rounded when they come from scores
-        for (index_t j = 0; j < keys; ++j)
-          weights.data[i * weights.row + j] = static_cast<float>(w.at(i, j));
-      ops::accumulate(weights.data, queries, v.rows.data(), stride, keys, dim, out.data, out.row,
-                      {});
-      aligned_rows<float> alone(1, dim);
-      for (index_t i = 0; i < queries; ++i) {
-        std::fill(alone.memory.begin(), alone.memory.end(), 0.0f);
-        for (index_t j = 0; j < keys; j += 2)
-          ops::accumulate(weights.data + i * weights.row + j, 1, v.rows.data() + j, stride,
-                          std::min<index_t>(2, keys - j), dim, alone.data, alone.row, {});
-        ASSERT_EQ(std::memcmp(alone.data, out.data + i * out.row,
-                              static_cast<std::size_t>(dim) * sizeof(float)),
-                  0)
-            << "dim " << dim << " stride " << stride << " query " << i;
-        ops::unpack(out.data + i * out.row, dim);
-        for (index_t c = 0; c < dim; ++c) {
-          double expected = 0;
-          for (index_t j = 0; j < keys; ++j) expected += w.at(i, j) * v.at(j, c);
-          ASSERT_NEAR(static_cast<double>(out.data[i * out.row + c]), expected, tolerance<float>)
-              << "dim " << dim << " stride " << stride << " query " << i << " column " << c;
-        }
-      }
-    }
+// Weights are rounded when they come from scores.
+TEST(simd_decode_pairs, values_are_added_with_the_same_bits_in_every_tile) {
+  for_dims_and_strides<zt::bfloat16>(2, [](index_t dim, index_t stride) {
+    expect_values<pair_ops, float, zt::bfloat16, zt::bfloat16>(dim, stride, 2);
+  });
 }
 
-TEST_F(simd_decode_pairs, weights_are_rounded_and_their_sum_is_not) {
+TEST(simd_decode_pairs, weights_are_rounded_and_their_sum_is_not) {
   for (const index_t count : {1, 2, 15, 16, 17, 63, 64}) {
     aligned_rows<float> scores(1, zt::impl::decode_keys);
     std::uint64_t state = 5;
@@ -240,8 +202,8 @@ TEST_F(simd_decode_pairs, weights_are_rounded_and_their_sum_is_not) {
       weights.push_back(std::exp(static_cast<double>(scores.data[j])));
       exact += weights.back();
     }
-    float sum[ops::lanes] = {};
-    ops::weigh(scores.data, count, 0.0f, sum);
+    float sum[pair_ops::lanes] = {};
+    pair_ops::weigh(scores.data, count, 0.0f, sum);
     for (index_t j = 0; j < count; ++j) {
       std::uint32_t bits;
       std::memcpy(&bits, scores.data + j, sizeof bits);
@@ -258,7 +220,7 @@ TEST_F(simd_decode_pairs, weights_are_rounded_and_their_sum_is_not) {
 TYPED_TEST(simd_decode, rows_ahead_change_no_bit_and_are_not_read) {
   using acc = typename TestFixture::accumulator;
   using ops = typename TestFixture::operations;
-  constexpr index_t queries = 5, keys = 21, dim = 96;
+  constexpr index_t dim = 96;
   const rows_of<TypeParam> k(keys, dim, 1, 5);
   const rows_of<acc> q(queries, dim, 1, 9);
   std::vector<const TypeParam*> rows(static_cast<std::size_t>(keys) + zt::impl::decode_ahead,
