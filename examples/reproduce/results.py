@@ -45,8 +45,8 @@ def collect(runs, folder):
         small = []
         for run in sorted(found, key=lambda r: (r["seed"], r["wording"], r["task"], r["method"],
                                                 r["label"])):
-            if "candidates" not in run:
-                small.append(run)
+            if "candidates" not in run or "candidates_in_all" in run:
+                small.append(run)  # nothing to leave out, or a run from such a file
                 continue
             full = max((c["rows"] for c in run["candidates"]), default=0)
             kept = [c for c in run["candidates"] if c["rows"] == full]
