@@ -18,7 +18,7 @@ namespace {
 // weights for one generated token is paid by many; few enough tokens that the activations stay
 // small.
 constexpr std::size_t batch_rows = 16;
-constexpr std::size_t batch_tokens = 2048;
+constexpr std::size_t batch_tokens = 1024;
 
 // Tables that leave more than this share of the layers to be computed are evaluated in turn, which
 // runs the common prefix once per table rather than once per batch.

@@ -86,7 +86,7 @@ class host_evaluator {
 
   /// Bytes that all threads together may keep of activations, unless a single row's inputs of all
   /// layers need more.
-  static constexpr std::size_t gradient_memory = std::size_t{640} << 20;
+  static constexpr std::size_t gradient_memory = std::size_t{448} << 20;
 
   /// Tokens that every prompt begins with, which are computed once per table.
   index_t common_prefix() const { return static_cast<index_t>(prefix_.size()); }
