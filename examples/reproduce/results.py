@@ -11,6 +11,7 @@ import argparse
 import glob
 import json
 import os
+import re
 import sys
 from collections import Counter, defaultdict
 
@@ -371,6 +372,12 @@ TITLES = {
 }
 
 
+def natural(group):
+    """A group's name with its numbers as numbers: 16 rows before 128 rows."""
+    return [[(0, float(part), "") if part[:1].isdigit() else (1, 0.0, part)
+             for part in re.findall(r"\d+\.?\d*|[^\d]+", text)] for text in group]
+
+
 def plain_section(name, runs, planned):
     about = " ".join(experiments.EXPERIMENTS[name].__doc__.split())
     parts = [f"## {TITLES[name]}", f"{about} {len(runs)} of {planned} runs."]
@@ -380,7 +387,7 @@ def plain_section(name, runs, planned):
     for run in runs:
         groups[run["task"], run["label"] or run["method"], run["method"]].append(run)
     rows = []
-    for (task, label, method), found in groups.items():
+    for (task, label, method), found in sorted(groups.items(), key=lambda g: natural(g[0])):
         row = [task, label + ("" if label == method else f", {method}"), len(found)]
         for score in SCORES:
             pairs = [(figures.right(run, "untouched", score), figures.right(run, "tuned", score))
