@@ -43,7 +43,8 @@ const zerotune::attention_plan& attention_plan_here() {
 
 void run_attention(const attention_call& call, attention_memory& memory, executor_ref threads) {
   const attention_kernels& kernels = current_attention_kernels();
-  const std::int64_t wanted = zerotune::impl::attention_tasks(static_cast<int>(threads.num_threads()));
+  const std::int64_t wanted =
+      zerotune::impl::attention_tasks(static_cast<int>(threads.num_threads()));
   run_tasks(kernels.cut(call, wanted), memory, threads, [&](std::int64_t task, std::byte* scratch) {
     kernels.run(call, wanted, task, scratch);
   });
