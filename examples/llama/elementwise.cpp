@@ -40,8 +40,8 @@ void rotate_back(std::span<float> heads, int head_dim, std::span<const float> co
   turn(heads, head_dim, cosines, sines, -1.0f);
 }
 
-void swiglu(std::span<const float> gate_up, std::span<float> y) {
-  current_elementwise_kernels().swiglu(gate_up.data(), y.data(), size_of(y));
+void swiglu(std::span<const float> gate, std::span<const float> up, std::span<float> y) {
+  current_elementwise_kernels().swiglu(gate.data(), up.data(), y.data(), size_of(y));
 }
 
 void swiglu_backward(std::span<const float> gate_up, std::span<const float> d_y,

@@ -26,10 +26,11 @@ void rotate(std::span<float> heads, int head_dim, std::span<const float> cosines
 void rotate_back(std::span<float> heads, int head_dim, std::span<const float> cosines,
                  std::span<const float> sines);
 
-/// y = silu(gate) * up, silu(g) = g / (1 + e^-g). @param gate_up the gate's row, then up's
-void swiglu(std::span<const float> gate_up, std::span<float> y);
+/// y = silu(gate) * up, silu(g) = g / (1 + e^-g). All of one length.
+void swiglu(std::span<const float> gate, std::span<const float> up, std::span<float> y);
 
-/// The gradient through swiglu(): dL/dgate, then dL/dup. @param d_gate_up must not overlap an input
+/// The gradient through swiglu(): dL/dgate, then dL/dup. @param gate_up the gate's row, then up's
+/// @param d_gate_up must not overlap an input
 void swiglu_backward(std::span<const float> gate_up, std::span<const float> d_y,
                      std::span<float> d_gate_up);
 

@@ -54,9 +54,7 @@ void turn(float* heads, std::int64_t num_heads, std::int64_t head_dim, const flo
   }
 }
 
-void swiglu(const float* gate_up, float* y, std::int64_t size) noexcept {
-  const float* const gate = gate_up;
-  const float* const up = gate + size;
+void swiglu(const float* gate, const float* up, float* y, std::int64_t size) noexcept {
   for_each_vector(size, [&](auto get, auto put) {
     const vector g = get(gate);
     put(y, g / (broadcast(1.0f) + exp_of(-g)) * get(up));
@@ -91,8 +89,44 @@ void round(const float* from, std::uint16_t* to, std::int64_t size) noexcept {
   }
 }
 
+float largest(const float* x, std::int64_t size) noexcept {
+  constexpr float lowest = -__builtin_inff();
+  vector most = broadcast(lowest);
+  std::int64_t i = 0;
+  for (; i + vector_lanes <= size; i += vector_lanes) {
+    const vector v = load(x + i);
+    most = v > most ? v : most;
+  }
+  float result = lowest;
+  for (; i < size; ++i) result = x[i] > result ? x[i] : result;
+  for (int lane = 0; lane < vector_lanes; ++lane)
+    result = most[lane] > result ? most[lane] : result;
+  return result;
+}
+
+exp_sums sums_of_exp(const float* x, std::int64_t size, double shift) noexcept {
+  double_vector plain{}, weighted{};
+  const double_vector by = broadcast_double(shift), zero{};
+  for_each_double_vector(x, size, -__builtin_inff(), [&](double_vector v, auto) {
+    const double_vector t = v - by, e = exp_of(t);
+    plain += e;
+    weighted += e == zero ? zero : e * t;
+  });
+  return {sum_of(plain), sum_of(weighted)};
+}
+
+void weigh_exp(float* x, std::int64_t size, double shift, double a, double b) noexcept {
+  const double_vector by = broadcast_double(shift), zero{};
+  const double_vector constant = broadcast_double(a), slope = broadcast_double(b);
+  for_each_double_vector(x, size, 0.0f, [&](double_vector v, auto put) {
+    const double_vector t = v - by, e = exp_of(t);
+    put(x, e == zero ? zero : -e * (constant + slope * t));
+  });
+}
+
 }  // namespace
 
 llama::elementwise_kernels ZEROTUNE_DISPATCHED() {
-  return {rms_norm, rms_norm_backward, turn, swiglu, swiglu_backward, add, round};
+  return {rms_norm, rms_norm_backward, turn,        swiglu,   swiglu_backward, add,
+          round,    largest,           sums_of_exp, weigh_exp};
 }

@@ -52,7 +52,6 @@ forward_pass::forward_pass(const model& m, std::span<const sequence> sequences, 
   space.attended.resize(num_rows_, config.q_dim());
   const std::int64_t block = std::min(row_block, num_rows_);
   space.normalized.resize(block, config.embedding_dim);
-  space.gate_up.resize(block, 2 * std::int64_t{config.ffn_dim});
   space.activated.resize(block, config.ffn_dim);
   const std::int64_t half = config.rope_dim / 2;
   space.cosines.resize(num_rows_, half);
@@ -169,8 +168,7 @@ void forward_pass::finish(int layer) {
   for_each_block(num_rows_, [&](std::int64_t first, std::int64_t count) {
     float* const residual = space_.residual.row(first).data();
     rows.add_attention(count, space_.attended.row(first).data(), residual);
-    rows.expand(count, residual, space_.normalized.data(), space_.gate_up.data());
-    rows.contract(count, space_.gate_up.data(), space_.activated.data(), residual);
+    rows.feed_forward(count, space_.normalized.data(), space_.activated.data(), residual);
   });
 }
 

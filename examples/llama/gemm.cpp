@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "llama/cpu.hpp"
+#include "llama/elementwise.hpp"
 #include "llama/gemm_kinds.hpp"
 
 namespace llama {
@@ -47,22 +49,41 @@ std::string why_unavailable(gemm_kind kind) {
 #endif
 }
 
-std::unique_ptr<const packed_matrix> pack(gemm_kind kind, const matrix& weights) {
+std::unique_ptr<const packed_matrix> pack(gemm_kind kind, const matrix& weights,
+                                          std::int64_t parts) {
   if (!is_available(kind))
     throw std::invalid_argument("pack: kind: expected one that this build and CPU offer, got " +
                                 std::string(name_of(kind)) + ": " + why_unavailable(kind));
+  if (parts < 1 || weights.rows() % parts != 0)
+    throw std::invalid_argument("pack: weights dim 0 (outputs): expected a multiple of " +
+                                std::to_string(parts) + " parts, got " +
+                                std::to_string(weights.rows()));
 #if defined(ZEROTUNE_LLAMA_WITH_ONEDNN)
-  if (kind != gemm_kind::eigen) return pack_onednn(kind, weights);
+  if (kind != gemm_kind::eigen) return pack_onednn(kind, weights, parts);
 #endif
   return pack_eigen(weights);
+}
+
+void packed_matrix::multiply_gated(const float* x, float* y, std::int64_t rows,
+                                   executor_ref threads) const {
+  thread_local std::vector<float> memory;
+  memory.resize(std::max(memory.size(), static_cast<std::size_t>(rows * outputs())));
+  multiply(x, memory.data(), rows, gemm_output::store, threads);
+  const std::int64_t half = outputs() / 2;
+  const auto size = static_cast<std::size_t>(half);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const float* const gate = memory.data() + i * outputs();
+    swiglu({gate, size}, {gate + half, size}, {y + i * half, size});
+  }
 }
 
 void packed_matrix::unpack_row(std::int64_t, std::span<float>) const {
   throw std::logic_error("packed_matrix::unpack_row: the rows are not at hand");
 }
 
-linear::linear(gemm_kind kind, const matrix& weights, std::span<const float> bias)
-    : weights_(pack(kind, weights)) {
+linear::linear(gemm_kind kind, const matrix& weights, std::span<const float> bias,
+               std::int64_t parts)
+    : weights_(pack(kind, weights, parts)) {
   if (bias.empty()) return;
   if (static_cast<std::int64_t>(bias.size()) != weights.rows())
     throw std::invalid_argument("linear: bias dim 0 (outputs): expected " +

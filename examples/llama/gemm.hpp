@@ -50,6 +50,13 @@ class packed_matrix {
   virtual void multiply(const float* x, float* y, std::int64_t rows, gemm_output output,
                         executor_ref threads) const = 0;
 
+  /// y = silu(x W_1^T) * (x W_2^T), silu(g) = g / (1 + e^-g), where W_1 is the first half of the
+  /// outputs, the gate, and W_2 the second: the same bits as multiply() and swiglu().
+  /// @pre outputs() is even
+  /// @param x [rows, inputs] and @param y [rows, outputs / 2], without gaps; they must not overlap
+  virtual void multiply_gated(const float* x, float* y, std::int64_t rows,
+                              executor_ref threads) const;
+
   /// x = y W or x += y W, the way that a gradient takes; threads as above. Never both W and its
   /// transpose are in memory, but with oneDNN, which packs the transpose at the first call.
   /// @param y [rows, outputs] and @param x [rows, inputs], without gaps; they must not overlap
@@ -69,8 +76,12 @@ class packed_matrix {
 };
 
 /// Packs W [outputs, inputs], which is not needed afterwards.
-/// @throws std::invalid_argument if `kind` is not available
-std::unique_ptr<const packed_matrix> pack(gemm_kind kind, const matrix& weights);
+/// @param parts of the outputs, all equal, that threads' blocks of columns keep to: 2 is what
+///              multiply_gated() likes best
+/// @throws std::invalid_argument if `kind` is not available or the outputs are not a multiple of
+///         `parts`
+std::unique_ptr<const packed_matrix> pack(gemm_kind kind, const matrix& weights,
+                                          std::int64_t parts = 1);
 
 /// A linear layer: a packed matrix and, perhaps, a bias.
 class linear {
@@ -78,8 +89,10 @@ class linear {
   linear() = default;
   /// @param weights [outputs, inputs]
   /// @param bias    [outputs], or empty
+  /// @param parts   as pack()'s: 2 for gated()
   /// @throws std::invalid_argument if its length is another, or as pack()
-  linear(gemm_kind kind, const matrix& weights, std::span<const float> bias = {});
+  linear(gemm_kind kind, const matrix& weights, std::span<const float> bias = {},
+         std::int64_t parts = 1);
 
   const packed_matrix& weights() const { return *weights_; }
 
@@ -89,6 +102,13 @@ class linear {
   /// @param x [rows, inputs] and @param y [rows, outputs], without gaps; they must not overlap
   void operator()(const float* x, float* y, std::int64_t rows, executor_ref threads,
                   gemm_output output = gemm_output::store) const;
+
+  /// y = silu(the first half of the outputs) * the second, with the same promises.
+  /// @pre there is no bias, and the number of outputs is even
+  /// @param x [rows, inputs] and @param y [rows, outputs / 2], without gaps; they must not overlap
+  void gated(const float* x, float* y, std::int64_t rows, executor_ref threads) const {
+    weights_->multiply_gated(x, y, rows, threads);
+  }
 
   /// dx = dy W or dx += dy W: the gradient of a loss with respect to x from that with respect to y,
   /// with the same promises, except that the chain is cut at fixed outputs.

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <tuple>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -73,6 +74,41 @@ constexpr int smallest_log2 = 2;
 constexpr std::int64_t smallest_size = std::int64_t{1} << smallest_log2;
 constexpr int num_sizes = 9;
 constexpr std::int64_t largest_size = std::int64_t{1} << (num_sizes - 1);
+
+/// The logarithm of the number of rows that the next primitive takes of `left` rows; if that is
+/// more, it takes them all and is given zeros besides. A call costs about as much as 6 rows (5 to 9
+/// seen in both types), so 250 rows go as 256 and not as 128 + 64 + 32 + 16 + 8 + 4.
+int next_piece(std::int64_t left) {
+  constexpr std::int64_t cost_of_a_call = 6;
+  if (left >= largest_size) return num_sizes - 1;
+  const auto rows = static_cast<std::uint64_t>((left + smallest_size - 1) & -smallest_size);
+  const std::uint64_t whole = std::bit_ceil(rows);
+  const auto cost = static_cast<std::int64_t>(rows) + cost_of_a_call * std::popcount(rows);
+  const bool at_once = static_cast<std::int64_t>(whole) + cost_of_a_call <= cost;
+  return std::bit_width(at_once ? whole : rows) - 1;
+}
+
+/// Rows of inputs as the primitives read them.
+struct input_rows {
+  const char* data;    ///< all of them
+  const char* padded;  ///< the last piece's, with zeros up to its size; null: it needs none
+  std::int64_t row_bytes, rows;
+
+  const char* piece(std::int64_t first, std::int64_t size) const {
+    return first + size > rows ? padded : data + first * row_bytes;
+  }
+};
+
+/// Calls body(first, count, log2_rows) for each piece of the rows.
+template <class Body>
+void for_each_piece(std::int64_t rows, const Body& body) {
+  for (std::int64_t first = 0; first < rows;) {
+    const int log2_rows = next_piece(rows - first);
+    const std::int64_t count = std::min(rows - first, std::int64_t{1} << log2_rows);
+    body(first, count, log2_rows);
+    first += count;
+  }
+}
 
 /// The products of one shape: x [rows, inputs] with the weights of `columns` outputs. Results are
 /// dense: for an output of any other stride oneDNN has nothing but kernels that pack the weights
@@ -140,23 +176,25 @@ struct weight_view {
 
 class onednn_matrix final : public packed_matrix {
  public:
-  onednn_matrix(gemm_kind kind, const weight_view& weights)
-      : packed_matrix(weights.outputs, weights.inputs), kind_(kind) {
+  onednn_matrix(gemm_kind kind, const weight_view& weights, std::int64_t parts)
+      : packed_matrix(weights.outputs, weights.inputs), kind_(kind), parts_(parts) {
     const one_thread alone;
     dnnl::stream stream(cpu());
-    for (std::int64_t first = 0; first < outputs(); first += block_columns) {
-      const std::int64_t columns = std::min(block_columns, outputs() - first);
-      auto products = products_of(kind, inputs(), columns);
-      memory packed(products->weights(), cpu());
-      memory plain({{inputs(), columns},
-                    memory::data_type::f32,
-                    memory::dims{weights.input_stride, weights.output_stride}},
-                   cpu(),
-                   const_cast<float*>(weights.data + first * weights.output_stride));  // only read
-      dnnl::reorder(plain, packed).execute(stream, plain, packed);
-      stream.wait();
-      blocks_.push_back({std::move(products), std::move(packed), columns});
-    }
+    const std::int64_t part = outputs() / parts;
+    for (std::int64_t begin = 0; begin < outputs(); begin += part)
+      for (std::int64_t first = begin; first < begin + part; first += block_columns) {
+        const std::int64_t columns = std::min(block_columns, begin + part - first);
+        auto products = products_of(kind, inputs(), columns);
+        memory packed(products->weights(), cpu());
+        memory plain(
+            {{inputs(), columns},
+             memory::data_type::f32,
+             memory::dims{weights.input_stride, weights.output_stride}},
+            cpu(), const_cast<float*>(weights.data + first * weights.output_stride));  // only read
+        dnnl::reorder(plain, packed).execute(stream, plain, packed);
+        stream.wait();
+        blocks_.push_back({std::move(products), std::move(packed), first, columns});
+      }
   }
 
   void multiply_transposed(const float* y, float* x, std::int64_t rows, gemm_output output,
@@ -167,20 +205,38 @@ class onednn_matrix final : public packed_matrix {
 
   void multiply(const float* x, float* y, std::int64_t rows, gemm_output output,
                 executor_ref threads) const override {
-    const void* inputs_read = x;
-    std::int64_t element = sizeof(float);
-    if (kind_ == gemm_kind::onednn_bf16) {
-      // The caller's own; the threads below only read it.
-      thread_local std::vector<zerotune::bfloat16> rounded;
-      const auto size = static_cast<std::size_t>(rows * inputs());
-      rounded.resize(std::max(size, rounded.size()));
-      round({x, size}, rounded);
-      inputs_read = rounded.data();
-      element = sizeof(zerotune::bfloat16);
-    }
-    threads.parallel_for(static_cast<std::int64_t>(blocks_.size()), [&](std::int64_t b) {
-      multiply_block(static_cast<const char*>(inputs_read), element, y + b * block_columns, rows,
-                     output, blocks_[static_cast<std::size_t>(b)]);
+    const input_rows in = prepare(x, rows);
+    threads.parallel_for(num_blocks(), [&](std::int64_t index) {
+      const one_thread alone;
+      const block& b = blocks_[static_cast<std::size_t>(index)];
+      float* const dense = results(0, b.columns);
+      for_each_piece(rows, [&](std::int64_t first, std::int64_t count, int log2_rows) {
+        run(in.piece(first, std::int64_t{1} << log2_rows), dense, log2_rows, b);
+        write(dense, y + first * outputs() + b.first, count, output, b.columns);
+      });
+    });
+  }
+
+  void multiply_gated(const float* x, float* y, std::int64_t rows,
+                      executor_ref threads) const override {
+    if (parts_ != 2) return packed_matrix::multiply_gated(x, y, rows, threads);
+    const input_rows in = prepare(x, rows);
+    const std::int64_t half = num_blocks() / 2;
+    threads.parallel_for(half, [&](std::int64_t index) {
+      const one_thread alone;
+      const block& gate = blocks_[static_cast<std::size_t>(index)];
+      const block& up = blocks_[static_cast<std::size_t>(index + half)];
+      float* const gates = results(0, gate.columns);
+      float* const ups = results(1, up.columns);
+      const auto size = static_cast<std::size_t>(gate.columns);
+      for_each_piece(rows, [&](std::int64_t first, std::int64_t count, int log2_rows) {
+        const char* const piece = in.piece(first, std::int64_t{1} << log2_rows);
+        run(piece, gates, log2_rows, gate);
+        run(piece, ups, log2_rows, up);
+        for (std::int64_t i = 0; i < count; ++i)
+          swiglu({gates + i * gate.columns, size}, {ups + i * gate.columns, size},
+                 {y + (first + i) * (outputs() / 2) + gate.first, size});
+      });
     });
   }
 
@@ -191,78 +247,110 @@ class onednn_matrix final : public packed_matrix {
   struct block {
     std::shared_ptr<shape_products> products;
     memory weights;
-    std::int64_t columns;
+    std::int64_t first, columns;
   };
+
+  std::int64_t num_blocks() const { return static_cast<std::int64_t>(blocks_.size()); }
 
   /// W^T, packed; the rounded weights of bfloat16 stay what they are.
   std::unique_ptr<const onednn_matrix> transpose() const {
     const one_thread alone;
     dnnl::stream stream(cpu());
     matrix plain_weights(outputs(), inputs());
-    for (std::size_t b = 0; b < blocks_.size(); ++b) {
-      memory packed = blocks_[b].weights;
-      memory plain(
-          {{inputs(), blocks_[b].columns}, memory::data_type::f32, memory::dims{1, inputs()}},
-          cpu(), plain_weights.row(static_cast<std::int64_t>(b) * block_columns).data());
+    for (const block& b : blocks_) {
+      memory packed = b.weights;
+      memory plain({{inputs(), b.columns}, memory::data_type::f32, memory::dims{1, inputs()}},
+                   cpu(), plain_weights.row(b.first).data());
       dnnl::reorder(packed, plain).execute(stream, packed, plain);
       stream.wait();
     }
     return std::make_unique<onednn_matrix>(
-        kind_, weight_view{plain_weights.data(), inputs(), outputs(), 1, inputs()});
+        kind_, weight_view{plain_weights.data(), inputs(), outputs(), 1, inputs()}, 1);
   }
 
-  void multiply_block(const char* x, std::int64_t element, float* y, std::int64_t rows,
-                      gemm_output output, const block& b) const {
-    const one_thread alone;
-    const std::int64_t row_bytes = inputs() * element;
-    thread_local std::vector<float> dense;
-    dense.resize(std::max(dense.size(), static_cast<std::size_t>(largest_size * b.columns)));
-    std::int64_t done = 0;
-    while (rows - done >= smallest_size) {
-      const auto left = static_cast<std::uint64_t>(std::min(rows - done, largest_size));
-      const int log2_rows = static_cast<int>(std::bit_width(left)) - 1;
-      const std::int64_t count = std::int64_t{1} << log2_rows;
-      run(x + done * row_bytes, dense.data(), log2_rows, b);
-      write(dense.data(), y + done * outputs(), count, output, b);
-      done += count;
+  /// The inputs in this kind's type, and their last rows with zeros where a piece has more. In the
+  /// calling thread's memory, until its next call.
+  input_rows prepare(const float* x, std::int64_t rows) const {
+    std::int64_t padded_first = 0, padded_rows = 0;
+    for_each_piece(rows, [&](std::int64_t first, std::int64_t count, int log2_rows) {
+      if (count == std::int64_t{1} << log2_rows) return;
+      padded_first = first;
+      padded_rows = std::int64_t{1} << log2_rows;
+    });
+    const auto size = static_cast<std::size_t>(rows * inputs());
+    const auto end = static_cast<std::size_t>((padded_first + padded_rows) * inputs());
+    if (kind_ == gemm_kind::onednn_bf16) {
+      thread_local std::vector<zerotune::bfloat16> rounded;
+      rounded.resize(std::max({size, end, rounded.size()}));
+      round({x, size}, rounded);
+      if (padded_rows > 0)
+        std::fill(rounded.begin() + size, rounded.begin() + end, zerotune::bfloat16());
+      const auto* const data = reinterpret_cast<const char*>(rounded.data());
+      const std::int64_t row_bytes = inputs() * std::int64_t{sizeof(zerotune::bfloat16)};
+      return {data, data + padded_first * row_bytes, row_bytes, rows};
     }
-    if (done == rows) return;
-    // Fewer than there is a primitive for: padded with zeros.
-    thread_local std::vector<char> padded;
-    padded.assign(static_cast<std::size_t>(smallest_size * row_bytes), 0);
-    std::copy_n(x + done * row_bytes, (rows - done) * row_bytes, padded.data());
-    run(padded.data(), dense.data(), smallest_log2, b);
-    write(dense.data(), y + done * outputs(), rows - done, output, b);
+    thread_local std::vector<float> padded;
+    if (padded_rows > 0) {
+      padded.assign(x + padded_first * inputs(), x + rows * inputs());
+      padded.resize(static_cast<std::size_t>(padded_rows * inputs()));
+    }
+    return {reinterpret_cast<const char*>(x), reinterpret_cast<const char*>(padded.data()),
+            inputs() * std::int64_t{sizeof(float)}, rows};
+  }
+
+  /// Memory of this thread for the results of one piece. @param which 0 or 1
+  static float* results(int which, std::int64_t columns) {
+    thread_local std::array<std::vector<float>, 2> memory;
+    std::vector<float>& of = memory[static_cast<std::size_t>(which)];
+    of.resize(std::max(of.size(), static_cast<std::size_t>(largest_size * columns)));
+    return of.data();
   }
 
   /// Dense results to where they belong.
   void write(const float* from, float* y, std::int64_t rows, gemm_output output,
-             const block& b) const {
-    for (std::int64_t i = 0; i < rows; ++i, from += b.columns, y += outputs())
+             std::int64_t columns) const {
+    for (std::int64_t i = 0; i < rows; ++i, from += columns, y += outputs())
       if (output == gemm_output::add)
-        std::transform(from, from + b.columns, y, y, std::plus<>());
+        std::transform(from, from + columns, y, y, std::plus<>());
       else
-        std::copy_n(from, b.columns, y);
+        std::copy_n(from, columns, y);
   }
 
   /// A power of two of rows, at least smallest_size.
   static void run(const char* x, float* y, int log2_rows, const block& b) {
+    // A thread's own and made once: as many allocations as arguments are what they would cost.
+    struct arguments {
+      memory x, y, scratchpad;
+    };
     thread_local dnnl::stream stream(cpu());
     thread_local std::vector<std::byte> scratchpad;
+    thread_local std::unordered_map<const shape_products::product*, arguments> known;
     shape_products::product& p = b.products->get(log2_rows);
     const auto bytes = p.description.scratchpad_desc().get_size();
     if (scratchpad.size() < bytes) scratchpad.resize(bytes);
-    p.primitive.execute(
-        stream,
-        {{DNNL_ARG_SRC,
-          memory(p.description.src_desc(), cpu(), const_cast<char*>(x))},  // only read
-         {DNNL_ARG_WEIGHTS, b.weights},
-         {DNNL_ARG_DST, memory(p.description.dst_desc(), cpu(), y)},
-         {DNNL_ARG_SCRATCHPAD, memory(p.description.scratchpad_desc(), cpu(), scratchpad.data())}});
+    auto found = known.find(&p);
+    if (found == known.end())
+      found = known
+                  .try_emplace(&p, arguments{{p.description.src_desc(), cpu(), nullptr},
+                                             {p.description.dst_desc(), cpu(), nullptr},
+                                             {p.description.scratchpad_desc(), cpu(), nullptr}})
+                  .first;
+    arguments& use = found->second;
+    use.x.set_data_handle(const_cast<char*>(x));  // only read
+    use.y.set_data_handle(y);
+    use.scratchpad.set_data_handle(scratchpad.data());
+    const std::array<dnnl_exec_arg_t, 4> given{{{DNNL_ARG_SRC, use.x.get()},
+                                                {DNNL_ARG_WEIGHTS, b.weights.get()},
+                                                {DNNL_ARG_DST, use.y.get()},
+                                                {DNNL_ARG_SCRATCHPAD, use.scratchpad.get()}}};
+    dnnl::error::wrap_c_api(
+        dnnl_primitive_execute(p.primitive.get(), stream.get(), given.size(), given.data()),
+        "could not execute a product");
     stream.wait();
   }
 
   gemm_kind kind_;
+  std::int64_t parts_;
   std::vector<block> blocks_;
   mutable std::once_flag transposed_made_;
   mutable std::unique_ptr<const onednn_matrix> transposed_;
@@ -270,9 +358,11 @@ class onednn_matrix final : public packed_matrix {
 
 }  // namespace
 
-std::unique_ptr<const packed_matrix> pack_onednn(gemm_kind kind, const matrix& weights) {
+std::unique_ptr<const packed_matrix> pack_onednn(gemm_kind kind, const matrix& weights,
+                                                 std::int64_t parts) {
   return std::make_unique<onednn_matrix>(
-      kind, weight_view{weights.data(), weights.rows(), weights.columns(), weights.columns(), 1});
+      kind, weight_view{weights.data(), weights.rows(), weights.columns(), weights.columns(), 1},
+      parts);
 }
 
 bool onednn_has_bf16() {

@@ -47,6 +47,11 @@ struct attention_kernels {
                        std::byte* scratch) noexcept;
 };
 
+/// What sums_of_exp() gives.
+struct exp_sums {
+  double plain, weighted;
+};
+
 /// As in elementwise.hpp; rows of `size` elements.
 struct elementwise_kernels {
   void (*rms_norm)(const float* x, const float* weight, std::int64_t size, float epsilon,
@@ -56,13 +61,19 @@ struct elementwise_kernels {
   /// Turns `heads` heads by their angles times `direction`, 1 or -1.
   void (*turn)(float* heads, std::int64_t num_heads, std::int64_t head_dim, const float* cosines,
                const float* sines, std::int64_t half, float direction) noexcept;
-  void (*swiglu)(const float* gate_up, float* y, std::int64_t size) noexcept;
+  void (*swiglu)(const float* gate, const float* up, float* y, std::int64_t size) noexcept;
   void (*swiglu_backward)(const float* gate_up, const float* d_y, float* d_gate_up,
                           std::int64_t size) noexcept;
   /// to[i] += from[i]
   void (*add)(const float* from, float* to, std::int64_t size) noexcept;
   /// Rounds to bfloat16, ties to even.
   void (*round)(const float* from, std::uint16_t* to, std::int64_t size) noexcept;
+  /// The largest element that is no NaN; -infinity if there is none.
+  float (*largest)(const float* x, std::int64_t size) noexcept;
+  /// Sums of e^(x - shift) and of (x - shift) e^(x - shift), which is 0 where the exponential is.
+  exp_sums (*sums_of_exp)(const float* x, std::int64_t size, double shift) noexcept;
+  /// x = -e^(x - shift) * (a + b * (x - shift)), 0 where the exponential is.
+  void (*weigh_exp)(float* x, std::int64_t size, double shift, double a, double b) noexcept;
 };
 
 /// y = x W^T, or x W, by Eigen on one thread: columns [first, first + columns) of y's. A row's bits

@@ -58,8 +58,18 @@ void layer_rows::expand(std::int64_t rows, const float* residual, float* normali
 void layer_rows::contract(std::int64_t rows, const float* gate_up, float* activated,
                           float* residual) const {
   const std::int64_t ffn = config_.ffn_dim;
-  for (std::int64_t i = 0; i < rows; ++i)
-    swiglu(row_of(gate_up, i, 2 * ffn), row_of(activated, i, ffn));
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const auto row = row_of(gate_up, i, 2 * ffn);
+    const auto size = static_cast<std::size_t>(ffn);
+    swiglu(row.first(size), row.last(size), row_of(activated, i, ffn));
+  }
+  weights_.down(activated, residual, rows, threads_, gemm_output::add);
+}
+
+void layer_rows::feed_forward(std::int64_t rows, float* normalized, float* activated,
+                              float* residual) const {
+  normalize_rows(residual, weights_.ffn_norm, config_.rms_epsilon, rows, normalized);
+  weights_.gate_up.gated(normalized, activated, rows, threads_);
   weights_.down(activated, residual, rows, threads_, gemm_output::add);
 }
 

@@ -60,6 +60,9 @@ class layer_rows {
   /// residual += down(swiglu(gate_up)). @param activated [rows, ffn_dim], scratch
   void contract(std::int64_t rows, const float* gate_up, float* activated, float* residual) const;
 
+  /// expand() and contract() without what lies between them.
+  void feed_forward(std::int64_t rows, float* normalized, float* activated, float* residual) const;
+
  private:
   const model_config& config_;
   const layer_weights& weights_;

@@ -26,7 +26,7 @@ struct token_weight {
 void replace_by_gradient(std::span<float> logits, std::span<const token_weight> tokens,
                          double entropy_weight = 0);
 
-/// Index of the largest logit, the lowest among equals.
+/// Index of the largest logit, the lowest among equals; NaN is never the largest, of nothing else 0.
 int argmax(std::span<const float> logits);
 
 }  // namespace llama

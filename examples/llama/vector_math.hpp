@@ -62,6 +62,82 @@ template <class Body>
   return lanes[0];
 }
 
+/// Half as many doubles, which take as many bytes, and floats to make them of.
+using double_vector = double __attribute__((vector_size(vector_lanes * sizeof(float))));
+using half_vector = float __attribute__((vector_size(vector_lanes * sizeof(float) / 2)));
+using long_vector = std::int64_t __attribute__((vector_size(vector_lanes * sizeof(float))));
+inline constexpr int double_lanes = vector_lanes / 2;
+
+[[gnu::always_inline]] inline double_vector broadcast_double(double value) {
+  return value - double_vector{};
+}
+
+/// Calls body(x, put) for every vector of [0, count): its elements of `from`, and put(p, v), which
+/// writes v to p as floats. Past the end of the row x is `filler`, and nothing is written.
+template <class Body>
+[[gnu::always_inline]] inline void for_each_double_vector(const float* from, std::int64_t count,
+                                                          float filler, const Body& body) {
+  std::int64_t i = 0;
+  half_vector v;
+  for (; i + double_lanes <= count; i += double_lanes) {
+    std::memcpy(&v, from + i, sizeof v);
+    body(__builtin_convertvector(v, double_vector), [i](float* p, double_vector result) {
+      const half_vector rounded = __builtin_convertvector(result, half_vector);
+      std::memcpy(p + i, &rounded, sizeof rounded);
+    });
+  }
+  if (i == count) return;
+  const std::size_t bytes = static_cast<std::size_t>(count - i) * sizeof(float);
+  v = filler - half_vector{};
+  std::memcpy(&v, from + i, bytes);
+  body(__builtin_convertvector(v, double_vector), [=](float* p, double_vector result) {
+    const half_vector rounded = __builtin_convertvector(result, half_vector);
+    std::memcpy(p + i, &rounded, bytes);
+  });
+}
+
+/// Sum of the lanes, pairwise.
+[[gnu::always_inline]] inline double sum_of(double_vector v) {
+  double lanes[double_lanes];
+  std::memcpy(lanes, &v, sizeof v);
+  for (int width = double_lanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+/// e^x, relative error below 1e-15, for x in [-708, 709]; below, 0. NaN is NaN.
+[[gnu::always_inline]] inline double_vector exp_of(double_vector x) {
+  const double_vector low = broadcast_double(-708.0), high = broadcast_double(709.0);
+  double_vector t = x < low ? low : x;
+  t = t > high ? high : t;
+  // As for floats: 1.5 * 2^52.
+  const double_vector magic = broadcast_double(6755399441055744.0);
+  const double_vector shifted = t * broadcast_double(1.4426950408889634) + magic;
+  const double_vector n = shifted - magic;
+  // log 2 in two parts: the first has 31 bits, so that n times it is exact.
+  const double_vector r =
+      (t - n * broadcast_double(0x1.62e42feep-1)) - n * broadcast_double(0x1.a39ef35793c76p-33);
+  // Taylor's series; |r| <= log(2) / 2, so the first term left out is below 2e-16.
+  double_vector p = broadcast_double(1.0 / 479001600.0);
+  p = p * r + broadcast_double(1.0 / 39916800.0);
+  p = p * r + broadcast_double(1.0 / 3628800.0);
+  p = p * r + broadcast_double(1.0 / 362880.0);
+  p = p * r + broadcast_double(1.0 / 40320.0);
+  p = p * r + broadcast_double(1.0 / 5040.0);
+  p = p * r + broadcast_double(1.0 / 720.0);
+  p = p * r + broadcast_double(1.0 / 120.0);
+  p = p * r + broadcast_double(1.0 / 24.0);
+  p = p * r + broadcast_double(1.0 / 6.0);
+  p = p * r + broadcast_double(0.5);
+  p = p * r + broadcast_double(1.0);
+  p = p * r + broadcast_double(1.0);
+  const long_vector exponent = (std::bit_cast<long_vector>(shifted) << 52);
+  const double_vector result =
+      std::bit_cast<double_vector>(std::bit_cast<long_vector>(p) + exponent);
+  const double_vector limited = x < low ? double_vector{} : result;
+  return x == x ? limited : x;
+}
+
 /// e^x, relative error below 2e-7, for x in [-87, 88]; beyond, that of the nearer end. NaN is NaN.
 [[gnu::always_inline]] inline vector exp_of(vector x) {
   const vector low = broadcast(-87.0f), high = broadcast(88.0f);

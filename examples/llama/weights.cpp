@@ -141,7 +141,7 @@ model_weights load_weights(const model_config& config, const tensor_source& sour
     stack gate_up(2 * std::int64_t{config.ffn_dim}, config.embedding_dim);
     gate_up.append(source, prefix + "ffn_gate.weight", config.ffn_dim);
     gate_up.append(source, prefix + "ffn_up.weight", config.ffn_dim);
-    loaded.gate_up = linear(kind, gate_up.rows);
+    loaded.gate_up = linear(kind, gate_up.rows, {}, 2);
     loaded.down =
         linear(kind, read(prefix + "ffn_down.weight", config.embedding_dim, config.ffn_dim));
     weights.layers.push_back(std::move(loaded));

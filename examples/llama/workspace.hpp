@@ -28,7 +28,6 @@ struct workspace {
   matrix qkv;             ///< [rows, q_dim + 2 kv_dim]
   matrix attended;        ///< [rows, q_dim]
   matrix normalized;      ///< [a block of rows, embedding_dim]
-  matrix gate_up;         ///< [a block of rows, 2 ffn_dim]
   matrix activated;       ///< [a block of rows, ffn_dim]
   matrix cosines, sines;  ///< [rows, rope_dim / 2]
   matrix lse;             ///< [num_heads, tokens of a sequence]

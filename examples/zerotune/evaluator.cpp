@@ -2,6 +2,8 @@
 #include "evaluator.hpp"
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <utility>
 
 #include "evaluator_parts.hpp"
@@ -14,11 +16,12 @@ namespace zerotune_cli {
 
 namespace {
 
-// Fixed, so that batches do not depend on the number of threads. Enough rows that reading the
-// weights for one generated token is paid by many; few enough tokens that the activations stay
-// small.
-constexpr std::size_t batch_rows = 16;
-constexpr std::size_t batch_tokens = 1024;
+// Enough rows that reading the weights for one generated token is paid by many, and that products
+// have the hundreds of rows at which they are fastest; few enough tokens (of prompts, most of it
+// keys and values) and rows of logits that the memory stays small. No result depends on a batch.
+constexpr std::size_t most_rows = 64, fewest_rows = 16;
+constexpr std::size_t most_tokens = 2048;
+constexpr std::size_t most_logits = 256;
 
 // Tables that leave more than this share of the layers to be computed are evaluated in turn, which
 // runs the common prefix once per table rather than once per batch.
@@ -71,20 +74,52 @@ double host_evaluator::mean_prompt_tokens() const {
 
 std::vector<std::span<const index_t>> host_evaluator::batches(
     std::span<const index_t> examples) const {
+  check(examples);
+  const auto tokens_of = [&](index_t example) {
+    return rows_[static_cast<std::size_t>(example)].prompt.size();
+  };
+  std::size_t all = 0;
+  for (const index_t example : examples) all += tokens_of(example);
+  const auto parts_of = [](std::size_t total, std::size_t most) {
+    return (total + most - 1) / most;
+  };
+  std::size_t count = std::max(parts_of(examples.size(), most_rows), parts_of(all, most_tokens));
+  // As many for every thread, if that leaves them large enough.
+  const auto threads = static_cast<std::size_t>(pool_.num_threads());
+  count = std::max(
+      count, std::min(parts_of(count, threads) * threads, parts_of(examples.size(), fewest_rows)));
+  // Of about as many tokens each.
   std::vector<std::span<const index_t>> result;
   std::size_t begin = 0, tokens = 0;
-  check(examples);
   for (std::size_t i = 0; i < examples.size(); ++i) {
-    const std::size_t size = rows_[static_cast<std::size_t>(examples[i])].prompt.size();
-    if (i > begin && (i - begin == batch_rows || tokens + size > batch_tokens)) {
-      result.push_back(examples.subspan(begin, i - begin));
-      begin = i;
-      tokens = 0;
-    }
-    tokens += size;
+    tokens += tokens_of(examples[i]);
+    if (i + 1 < examples.size() && tokens * count < (result.size() + 1) * all) continue;
+    result.push_back(examples.subspan(begin, i + 1 - begin));
+    begin = i + 1;
   }
-  if (begin < examples.size()) result.push_back(examples.subspan(begin));
   return result;
+}
+
+void host_evaluator::give_caches(std::span<const index_t> examples, worker& w) const {
+  // The longest row gets the largest cache, so that they hold little more together than the
+  // largest batch needs.
+  while (w.caches.size() < examples.size()) w.caches.emplace_back(model_.config());
+  std::ranges::sort(w.caches, std::greater<>(), &llama::kv_cache::capacity);
+  std::vector<std::pair<std::size_t, std::size_t>> order;  // tokens, index
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    const prepared_row& row = rows_[static_cast<std::size_t>(examples[i])];
+    order.emplace_back(row.prompt.size() + row.most_new_tokens, i);
+  }
+  std::ranges::sort(order, std::greater<>());
+  std::vector<llama::kv_cache> sorted = std::move(w.caches);
+  w.caches.clear();
+  for (std::size_t i = 0; i < sorted.size(); ++i) w.caches.emplace_back(model_.config());
+  for (std::size_t rank = 0; rank < sorted.size(); ++rank)
+    w.caches[rank < order.size() ? order[rank].second : rank] = std::move(sorted[rank]);
+  for (const auto& [tokens, index] : order) {
+    w.caches[index].truncate(0);
+    w.caches[index].reserve(static_cast<std::int64_t>(tokens));
+  }
 }
 
 template <class Policy>
@@ -118,17 +153,14 @@ std::vector<row_answer> host_evaluator::run(const Policy& policy, std::span<cons
 
 std::vector<llama::sequence> host_evaluator::begin_batch(std::span<const index_t> examples,
                                                          worker& w, std::vector<int>& last) const {
-  while (w.caches.size() < examples.size()) w.caches.emplace_back(model_.config());
+  give_caches(examples, w);
   std::vector<llama::sequence> sequences;
   last.resize(examples.size());
   for (std::size_t i = 0; i < examples.size(); ++i) {
     const prepared_row& row = rows_[static_cast<std::size_t>(examples[i])];
-    llama::kv_cache& cache = w.caches[i];
-    cache.truncate(0);
-    cache.reserve(static_cast<std::int64_t>(row.prompt.size() + row.most_new_tokens));
     const std::span<const int> rest = std::span(row.prompt).subspan(prefix_.size());
     last[i] = static_cast<int>(rest.size()) - 1;
-    sequences.push_back({rest, &cache, {&last[i], 1}});
+    sequences.push_back({rest, &w.caches[i], {&last[i], 1}});
   }
   return sequences;
 }
@@ -188,27 +220,18 @@ void host_evaluator::score_choices(const Policy& policy, std::span<const index_t
           static_cast<double>(logits[static_cast<std::size_t>(choice.front())]) - lse);
     most = std::max(most, row.choices.size());
   }
-  // The other tokens of longer choices, one choice of every row at a time, on the prompt's cache.
+  // The other tokens of longer choices, one choice of some rows at a time, on the prompt's cache.
+  std::size_t longest = 0;
+  for (const index_t example : examples)
+    for (const std::vector<int>& choice : rows_[static_cast<std::size_t>(example)].choices)
+      longest = std::max(longest, choice.size());
+  std::vector<int> positions(longest);
+  std::iota(positions.begin(), positions.end(), 0);
   std::vector<llama::sequence> sequences;
   std::vector<std::size_t> asking;
-  std::vector<int> positions;
-  for (std::size_t c = 0; c < most; ++c) {
-    sequences.clear();
-    asking.clear();
-    for (std::size_t i = 0; i < examples.size(); ++i) {
-      const prepared_row& row = rows_[static_cast<std::size_t>(examples[i])];
-      if (c >= row.choices.size() || row.choices[c].size() < 2) continue;
-      asking.push_back(i);
-      while (positions.size() < row.choices[c].size())
-        positions.push_back(static_cast<int>(positions.size()));
-    }
-    if (asking.empty()) continue;
-    for (const std::size_t i : asking) {
-      const std::vector<int>& choice = rows_[static_cast<std::size_t>(examples[i])].choices[c];
-      const std::size_t size = choice.size() - 1;
-      sequences.push_back({std::span(choice).first(size), &w.caches[i],
-                           std::span(std::as_const(positions)).first(size)});
-    }
+  std::size_t logits = 0;
+  const auto ask = [&](std::size_t c) {
+    if (asking.empty()) return;
     llama::forward(model_, policy, sequences, w.space, w.logits);
     std::int64_t next = 0;
     for (const std::size_t i : asking) {
@@ -218,6 +241,22 @@ void host_evaluator::score_choices(const Policy& policy, std::span<const index_t
             llama::log_probability(std::as_const(w.logits).row(next++), row.choices[c][t]);
       w.caches[i].truncate(static_cast<std::int64_t>(row.prompt.size()));
     }
+    sequences.clear();
+    asking.clear();
+    logits = 0;
+  };
+  for (std::size_t c = 0; c < most; ++c) {
+    for (std::size_t i = 0; i < examples.size(); ++i) {
+      const prepared_row& row = rows_[static_cast<std::size_t>(examples[i])];
+      if (c >= row.choices.size() || row.choices[c].size() < 2) continue;
+      const std::span<const int> asked = std::span(row.choices[c]).first(row.choices[c].size() - 1);
+      if (logits + asked.size() > most_logits) ask(c);
+      asking.push_back(i);
+      sequences.push_back(
+          {asked, &w.caches[i], std::span(std::as_const(positions)).first(asked.size())});
+      logits += asked.size();
+    }
+    ask(c);
   }
   for (row_answer& answer : answers) {
     answer.result.predicted = zerotune::largest_choice(answer.result.loglik);

@@ -126,7 +126,10 @@ class host_evaluator {
   template <class Policy>
   void generate(const Policy& policy, std::span<const index_t> examples, bool whole, worker& w,
                 std::span<row_answer> answers);
+  /// Consecutive examples that run together; how many may depend on the number of threads.
   std::vector<std::span<const index_t>> batches(std::span<const index_t> examples) const;
+  /// Empty caches for a batch, with the room that its rows need. @param w  its caches[i] is row i's
+  void give_caches(std::span<const index_t> examples, worker& w) const;
   std::vector<std::span<const index_t>> gradient_batches(
       std::span<const index_t> examples, const zerotune::loss_weights& weights) const;
   void differentiate_batch(const zerotune::gamma_table& gamma, std::span<const index_t> examples,

@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "llama/elementwise.hpp"
 #include "zerotune/core/thread_pool.hpp"
 
 namespace {
@@ -122,7 +123,7 @@ TEST_P(Gemm, ATransposedRowDoesNotDependOnTheOthers) {
     const linear layer(GetParam(), w);
     matrix all(300, inputs);
     layer.backward(y.data(), all.data(), 300, {});
-    for (const int rows : {1, 2, 3, 7, 8, 31, 64, 129, 255}) {
+    for (const int rows : {1, 2, 3, 7, 8, 31, 57, 64, 100, 129, 250, 255}) {
       const int first = 300 - rows;
       matrix some(rows, inputs);
       layer.backward(y.row(first).data(), some.data(), rows, {});
@@ -138,7 +139,7 @@ TEST_P(Gemm, ARowDoesNotDependOnTheOthers) {
     const linear layer(GetParam(), w);
     matrix all(300, outputs);
     layer(x.data(), all.data(), 300, {});
-    for (const int rows : {1, 2, 3, 7, 8, 31, 64, 129, 255}) {
+    for (const int rows : {1, 2, 3, 7, 8, 31, 57, 64, 100, 129, 250, 255}) {
       const int first = 300 - rows;
       matrix some(rows, outputs);
       layer(x.row(first).data(), some.data(), rows, {});
@@ -146,6 +147,52 @@ TEST_P(Gemm, ARowDoesNotDependOnTheOthers) {
           << rows << " rows of " << inputs << " by " << outputs;
     }
   }
+}
+
+TEST_P(Gemm, GatedIsTheProductAndThenTheGate) {
+  for (const auto& [inputs, outputs] : {std::pair{576, 3072}, {100, 400}, {33, 38}, {20, 2}})
+    for (const int parts : {1, 2}) {
+      const matrix w = random_matrix(outputs, inputs, 6);
+      const linear layer(GetParam(), w, {}, parts);
+      const auto half = static_cast<std::size_t>(outputs / 2);
+      for (const int rows : {1, 5, 64, 250, 260, 300}) {
+        const matrix x = random_matrix(rows, inputs, 5);
+        matrix product(rows, outputs), expected(rows, outputs / 2), gated(rows, outputs / 2);
+        layer(x.data(), product.data(), rows, {});
+        for (int i = 0; i < rows; ++i) {
+          const std::span<const float> row = product.row(i);
+          llama::swiglu(row.first(half), row.last(half), expected.row(i));
+        }
+        layer.gated(x.data(), gated.data(), rows, {});
+        EXPECT_TRUE(std::ranges::equal(gated.values(), expected.values()))
+            << rows << 'x' << inputs << 'x' << outputs << ", " << parts << " parts";
+        zerotune::thread_pool pool(3);
+        std::ranges::fill(gated.values(), -1.0f);
+        layer.gated(x.data(), gated.data(), rows, pool);
+        EXPECT_TRUE(std::ranges::equal(gated.values(), expected.values())) << "3 threads";
+      }
+    }
+}
+
+TEST_P(Gemm, PartsChangeNothing) {
+  const matrix x = random_matrix(70, 300, 5), w = random_matrix(1000, 300, 6);
+  matrix whole(70, 1000), cut(70, 1000);
+  linear(GetParam(), w)(x.data(), whole.data(), 70, {});
+  for (const int parts : {2, 5, 1000}) {
+    const linear layer(GetParam(), w, {}, parts);
+    layer(x.data(), cut.data(), 70, {});
+    EXPECT_TRUE(std::ranges::equal(whole.values(), cut.values())) << parts;
+    matrix d_whole(70, 300), d_cut(70, 300);
+    linear(GetParam(), w).backward(whole.data(), d_whole.data(), 70, {});
+    layer.backward(whole.data(), d_cut.data(), 70, {});
+    EXPECT_TRUE(std::ranges::equal(d_whole.values(), d_cut.values())) << parts;
+  }
+}
+
+TEST_P(Gemm, RefusesUnequalParts) {
+  for (const int parts : {-1, 0, 3, 20})
+    EXPECT_THROW(llama::pack(GetParam(), random_matrix(10, 4, 1), parts), std::invalid_argument)
+        << parts;
 }
 
 TEST_P(Gemm, ThreadsChangeNothing) {
