@@ -48,9 +48,11 @@ struct ratios {
 };
 
 /// Samples of about a millisecond: short enough that most are not interrupted.
+/// @param untimed  calls before every sample. 1 where a and b leave the data in the caches of
+///                 different cores: what is compared is one call of many, as a model's layers make
 template <class A, class B>
 ratios compare(const A& a, const B& b, int rounds = 31, double sample_seconds = 1e-3,
-               double (*clock)() = now) {
+               double (*clock)() = now, int untimed = 0) {
   if (is_quick()) rounds = std::min(rounds, 3);
   a();
   b();  // one untimed run each
@@ -61,8 +63,12 @@ ratios compare(const A& a, const B& b, int rounds = 31, double sample_seconds = 
   const int calls_a = calls(a), calls_b = calls(b);
   ratios result;
   for (int round = 0; round < rounds; ++round) {
-    const double a1 = time_of(a, calls_a, clock), b1 = time_of(b, calls_b, clock);
-    const double b2 = time_of(b, calls_b, clock), a2 = time_of(a, calls_a, clock);
+    const auto sample = [&](const auto& body, int calls_of) {
+      for (int i = 0; i < untimed; ++i) body();
+      return time_of(body, calls_of, clock);
+    };
+    const double a1 = sample(a, calls_a), b1 = sample(b, calls_b);
+    const double b2 = time_of(b, calls_b, clock), a2 = sample(a, calls_a);
     result.sorted.push_back((a1 + a2) / (b1 + b2));
     result.fastest_a = std::min({result.fastest_a, a1, a2});
     result.fastest_b = std::min({result.fastest_b, b1, b2});

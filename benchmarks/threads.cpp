@@ -33,7 +33,7 @@ bool print_prefill(const char* type, const bench::shape& s, zt::thread_pool& poo
     return false;
   }
   const bench::ratios r = bench::compare([&] { p.run(gamma); }, [&] { p.run(gamma, pool); },
-                                         s.q_len >= 2048 ? 7 : 25, 4e-3, bench::wall_now);
+                                         s.q_len >= 2048 ? 7 : 25, 4e-3, bench::wall_now, 1);
   std::printf(" %.0f and %.0f GFLOP/s;", s.flops() / r.fastest_a / 1e9,
               s.flops() / r.fastest_b / 1e9);
   bench::print_figure("", "one thread / all", r);
@@ -75,11 +75,11 @@ bool print_decode(const char* type, index_t kv_len, zt::thread_pool& pool) {
   const int rounds = kv_len > 16384 ? 9 : 25;
   const double bytes = static_cast<double>(2 * p.k.bytes());
   const bench::ratios share =
-      bench::compare([&] { read(2); }, [&] { run(pool); }, rounds, 4e-3, bench::wall_now);
+      bench::compare([&] { read(2); }, [&] { run(pool); }, rounds, 4e-3, bench::wall_now, 1);
   const bench::ratios gain = bench::compare([&] { run(zt::serial_executor{}); }, [&] { run(pool); },
-                                            rounds, 4e-3, bench::wall_now);
+                                            rounds, 4e-3, bench::wall_now, 1);
   const bench::ratios roof =
-      bench::compare([&] { read(1); }, [&] { read(2); }, rounds, 4e-3, bench::wall_now);
+      bench::compare([&] { read(1); }, [&] { read(2); }, rounds, 4e-3, bench::wall_now, 1);
   std::printf(" %.1f GB/s of %.1f;", bytes / share.fastest_b / 1e9, bytes / share.fastest_a / 1e9);
   bench::print_figure("", "share of the read roof of all", share);
   bench::print_figure(";", "one thread / all", gain);

@@ -27,6 +27,9 @@ struct panel_kernel {
 
   /// Panels share the packing of keys: a task of one panel would spend an eighth of its time on it.
   static constexpr index_t least_panels = 3;
+  /// Half as many tasks are enough for the threads to end at about one time, where tasks would have
+  /// fewer panels than this: at 512 queries, cutting 11 panels into 6 and 5 takes 1 to 4% longer.
+  static constexpr index_t good_panels = 12;
 
   static attention_tiling tiling(const problem& p, const attention_plan& plan,
                                  index_t wanted_tasks) noexcept {
@@ -44,9 +47,16 @@ struct panel_kernel {
     const index_t each = scratch::panel_bytes(p.head_dim(), p.value_dim());
     const index_t left = panel_multiple * plan.task_bytes - shared;
     const index_t most = left > each ? left / each : 1;
-    const index_t tasks_per_group = (wanted_tasks + groups - 1) / groups;
-    const index_t fair = (panels_of_group(p) + tasks_per_group - 1) / tasks_per_group;
-    const index_t wanted = fair > least_panels || wanted_tasks == 1 ? fair : least_panels;
+    const auto fair = [&](index_t tasks) {
+      const index_t of_group = (tasks + groups - 1) / groups;
+      return (panels_of_group(p) + of_group - 1) / of_group;
+    };
+    index_t wanted = fair(wanted_tasks);
+    if (wanted < good_panels) {
+      const index_t larger = fair((wanted_tasks + 1) / 2);
+      wanted = larger < good_panels ? larger : good_panels;
+    }
+    if (wanted < least_panels && wanted_tasks > 1) wanted = least_panels;
     t.panels_per_task = wanted < most ? wanted : most;
     t.tasks = groups * tasks_of_group(p, t);
     t.scratch_bytes = shared + t.panels_per_task * each;
