@@ -20,7 +20,7 @@ int main() {
     zt::attention(q_aug, k_aug, v, out, zt::causal{}, {.softmax_scale = softmax_scale});
   };
   // [snippet]
-  zt::tensor_view q_aug(q_data.data(), {1, 4, 6, 9});          // head_dim + 1 (+ 2 in 16-bit types)
+  zt::tensor_view q_aug(q_data.data(), {1, 4, 6, 9});          // head_dim + 1 (16-bit types: + 2)
   zt::tensor_view k_aug(k_data.data(), {1, 2, 6, 9});
   zt::augment_query(q, q_aug, zt::causal{} | sink, /*kv_len=*/6, scale);
   zt::augment_key(k, k_aug, sink);

@@ -197,6 +197,20 @@ TEST(key_splits, cover_the_keys_by_length_alone) {
   }
 }
 
+TEST(decode_without_a_back_end, is_the_scalar_one) {
+  scene s{.num_heads = 4, .num_kv_heads = 2, .q_len = 1, .kv_len = 40};
+  s.complete();
+  test::inputs<float> in(s, 1);
+  const auto wanted = test::decode<zerotune::backend::scalar, float>(s, in, s.usual());
+  decoded<float> found(s);
+  auto options = s.options<zerotune::decode_options<float>>();
+  options.softmax_scale = static_cast<float>(s.scale);
+  options.lse = found.lse.view();
+  zerotune::attention_decode(in.q.const_view(), in.k.const_view(), in.v.const_view(),
+                             found.out.view(), s.usual(), options);
+  EXPECT_TRUE(found.same(wanted));
+}
+
 /// Hides all keys but those of a list of two, by bias alone.
 struct only_two {
   index_t first, second;

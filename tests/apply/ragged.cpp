@@ -163,6 +163,17 @@ TYPED_TEST(ragged, is_right) {
   }
 }
 
+TEST(ragged_without_a_back_end, is_the_scalar_one) {
+  packed<float> wanted, found;
+  wanted.run<zerotune::backend::scalar>(wanted.modifier());
+  zerotune::ragged_options<float> options;
+  options.lse = found.lse.view();
+  zerotune::attention_ragged(found.q.const_view(), found.k.const_view(), found.v.const_view(),
+                             found.out.view(), found.sequences(), found.modifier(), options);
+  EXPECT_TRUE(test::same_bits(found.out.storage(), wanted.out.storage()));
+  EXPECT_TRUE(test::same_bits(found.lse.storage(), wanted.lse.storage()));
+}
+
 TEST(ragged_refuses, what_does_not_fit) {
   using all_of = packed<float>;
   const auto message = [](const auto& change) {

@@ -60,6 +60,18 @@ TEST(gamma_table, row_is_what_initial_token_takes) {
   EXPECT_EQ(table.row(0).extent(0), 3);
 }
 
+template <class Table>
+concept has_row = requires(Table&& table) {
+  static_cast<Table&&>(table).row(0);
+};
+
+TEST(gamma_table, row_of_one_about_to_end_does_not_compile) {
+  EXPECT_TRUE(has_row<gamma_table&>);
+  EXPECT_TRUE(has_row<const gamma_table&>);
+  EXPECT_FALSE(has_row<gamma_table>);
+  EXPECT_FALSE(has_row<const gamma_table>);
+}
+
 TEST(gamma_table, equality_is_of_shape_and_values) {
   EXPECT_EQ(gamma_table(2, 3), gamma_table(2, 3));
   EXPECT_NE(gamma_table(2, 3), gamma_table(3, 2));

@@ -190,6 +190,10 @@ TEST(search, mistakes_are_named) {
   EXPECT_TRUE(mentions(refused(plain, with({.descent = true})), {"gradients"}));
   EXPECT_TRUE(mentions(refused(plain, with({.paper = true}), false), {"profile rows"}));
   EXPECT_TRUE(mentions(refused(plain, with({.uniform = true}), true, false), {"search rows"}));
+  EXPECT_TRUE(mentions(refused(plain, search_options{}), {"search_table: methods", "none"}));
+  plain.labels.pop_back();  // the last row of both splits has none now
+  EXPECT_TRUE(mentions(refused(plain, with({.uniform = true})),
+                       {"search_table: labels", std::to_string(plain.labels.size())}));
   test::linear_host host = test::make_linear_host();
   search_options options = with(all);
   options.patience = 0;

@@ -17,6 +17,9 @@ struct paged_cache {
   /// [batch, max_pages]; entries beyond a sequence's length are never read
   tensor_view<const std::int32_t, 2> block_table;
 };
+// Compilers that do not deduce an aggregate's arguments (Clang before 17) need to be told.
+template <class T, class Table>
+paged_cache(tensor_view<T, 4>, tensor_view<Table, 2>) -> paged_cache<T>;
 
 inline namespace ZEROTUNE_ABI {
 namespace impl {

@@ -210,6 +210,15 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
       executor, args, g, modifier, impl::decode_tasks(shape, num_kv_heads, head_dim, value_dim),
       impl::aligned(options.workspace.data() ? options.workspace.data() : own.data()));
 }
+template <class Q, key_value_cache K, key_value_cache V, element Out, logit_modifier Modifier,
+          impl::executor_reference Executor = serial_executor>
+  requires(element<std::remove_const_t<Q>>&& std::same_as<impl::cache_cell<K>, impl::cache_cell<V>>)
+void attention_decode(const tensor_view<Q, 4>& q, const K& k, const V& v,
+                      const tensor_view<Out, 4>& out, const Modifier& modifier,
+                      const decode_options<accumulator_t<impl::cache_cell<K>>>& options = {},
+                      Executor&& executor = {}) {
+  attention_decode(backend::scalar{}, q, k, v, out, modifier, options, executor);
+}
 
 }  // namespace ZEROTUNE_ABI
 }  // namespace zerotune

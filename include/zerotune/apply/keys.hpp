@@ -76,7 +76,7 @@ void augment_query(const tensor_view<Q, 4>& q, const tensor_view<T, 4>& out,
   impl::check_augmented(function, "q", q, out, augmented_columns<T>);
   if (kv_len < 0) impl::fail(function, "kv_len", "at least 0", std::to_string(kv_len));
   if (!impl::is_finite(softmax_scale) || !(softmax_scale > 0.0))
-    impl::fail(function, "softmax_scale", "a finite value > 0", std::to_string(softmax_scale));
+    impl::fail(function, "softmax_scale", "a finite value > 0", impl::number(softmax_scale));
   const attention_shape shape{q.extent(0), q.extent(1), q.extent(2), kv_len};
   const geometry g = impl::resolve(function, shape, options);
   check_modifier(modifier, function, shape);
@@ -100,7 +100,7 @@ void augment_query(const tensor_view<Q, 4>& q, const tensor_view<T, 4>& out,
         if (!fits || (coordinate == impl::least_coordinate<T> && !excludes))
           impl::fail(function, "softmax_scale",
                      "log gamma / softmax_scale within the element type's range",
-                     std::to_string(softmax_scale));
+                     impl::number(softmax_scale));
       }
   impl::copy_rows(q, out, executor);
   using acc = accumulator_t<T>;

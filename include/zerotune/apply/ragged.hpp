@@ -173,6 +173,17 @@ void attention_ragged(Backend backend, const tensor_view<Q, 3>& q, const tensor_
               impl::for_sequence<Modifier>{modifier, b}, one, executor);
   }
 }
+template <class Q, class K, class V, element Out, logit_modifier Modifier,
+          impl::executor_reference Executor = serial_executor>
+  requires(element<impl::plain<Q>>&& element<impl::plain<K>>&&
+               std::same_as<impl::plain<K>, impl::plain<V>>)
+void attention_ragged(const tensor_view<Q, 3>& q, const tensor_view<K, 3>& k,
+                      const tensor_view<V, 3>& v, const tensor_view<Out, 3>& out,
+                      const ragged_batch& sequences, const Modifier& modifier,
+                      const ragged_options<accumulator_t<impl::plain<K>>>& options = {},
+                      Executor&& executor = {}) {
+  attention_ragged(backend::scalar{}, q, k, v, out, sequences, modifier, options, executor);
+}
 
 }  // namespace ZEROTUNE_ABI
 }  // namespace zerotune

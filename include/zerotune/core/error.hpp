@@ -50,6 +50,13 @@ inline error_handler set_error_handler(error_handler handler) {
 inline namespace ZEROTUNE_ABI {
 namespace impl {
 
+/// A number as messages show it: short, and -1e-9 is not -0.
+inline std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.7g", value);
+  return text;
+}
+
 template <class Error>
 [[noreturn]] inline void raise(const std::string& message) {
 #if ZEROTUNE_EXCEPTIONS

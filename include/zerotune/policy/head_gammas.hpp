@@ -60,7 +60,7 @@ class head_gammas {
 
  private:
   static std::string describe(float value) {
-    if (impl::is_finite(value)) return std::to_string(value);
+    if (impl::is_finite(value)) return impl::number(static_cast<double>(value));
     const std::uint32_t bits = __builtin_bit_cast(std::uint32_t, value);
     if ((bits & 0x7fffffu) != 0) return "NaN";
     return bits >> 31 ? "-inf" : "+inf";

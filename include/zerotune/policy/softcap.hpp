@@ -25,7 +25,8 @@ struct softcap {
   /// @throws invalid_argument if cap is not finite and positive
   void check(const char* function, const attention_shape&) const {
     if (!impl::is_finite(cap) || !(cap > 0.0f))
-      impl::fail(function, "softcap cap", "a finite value > 0", std::to_string(cap));
+      impl::fail(function, "softcap cap", "a finite value > 0",
+                 impl::number(static_cast<double>(cap)));
   }
 };
 

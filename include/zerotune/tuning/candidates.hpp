@@ -87,7 +87,8 @@ inline std::vector<tuning_candidate> grid_candidates(const std::string& method, 
   for (std::size_t i = 0; i < grid.size(); ++i)
     if (!impl::is_valid_gamma(grid[i]))
       impl::fail("grid_candidates", "grid[" + std::to_string(i) + "]", "a finite value >= 0",
-                 impl::is_finite(grid[i]) ? std::to_string(grid[i]) : "a value that is not finite");
+                 impl::is_finite(grid[i]) ? impl::number(static_cast<double>(grid[i]))
+                                          : "a value that is not finite");
   std::sort(grid.begin(), grid.end());
   grid.erase(std::unique(grid.begin(), grid.end()), grid.end());
   std::vector<tuning_candidate> candidates;
@@ -111,7 +112,7 @@ inline std::vector<index_t> all_units(granularity unit, index_t layers, index_t 
 inline std::vector<index_t> strongest_heads(const gradient_profile& profile, head_choice choice,
                                             double share) {
   if (!(share > 0 && share <= 1))
-    impl::fail("strongest_heads", "share", "a value in (0, 1]", std::to_string(share));
+    impl::fail("strongest_heads", "share", "a value in (0, 1]", impl::number(share));
   const auto slope = [&](index_t unit) { return profile.mean[static_cast<std::size_t>(unit)]; };
   std::vector<index_t> units;
   for (index_t unit = 0; unit < profile.layers * profile.heads; ++unit)
@@ -135,7 +136,7 @@ inline std::vector<tuning_candidate> gradient_select_candidates(
   for (std::size_t i = 0; i < options.strengths.size(); ++i)
     if (!(options.strengths[i] > 1.0f) || !impl::is_finite(options.strengths[i]))
       impl::fail(name, "strengths[" + std::to_string(i) + "]", "a finite value > 1",
-                 std::to_string(options.strengths[i]));
+                 impl::number(static_cast<double>(options.strengths[i])));
   constexpr const char* names[] = {"up", "down", "both"};
   std::vector<tuning_candidate> candidates;
   for (const double share : options.shares)

@@ -72,15 +72,13 @@ inline void check_descent(const descent_options& options, std::size_t examples) 
   constexpr const char* name = "descend";
   if (examples == 0) fail(name, "examples", "at least one", "none");
   const auto positive = [](const char* what, double value) {
-    if (!(value > 0) || !is_finite(value))
-      fail(name, what, "a finite value > 0", std::to_string(value));
+    if (!(value > 0) || !is_finite(value)) fail(name, what, "a finite value > 0", number(value));
   };
   const auto at_least_zero = [](const char* what, double value) {
-    if (!(value >= 0) || !is_finite(value))
-      fail(name, what, "a finite value >= 0", std::to_string(value));
+    if (!(value >= 0) || !is_finite(value)) fail(name, what, "a finite value >= 0", number(value));
   };
   const auto share = [](const char* what, double value) {
-    if (!(value >= 0 && value < 1)) fail(name, what, "a value in [0, 1)", std::to_string(value));
+    if (!(value >= 0 && value < 1)) fail(name, what, "a value in [0, 1)", number(value));
   };
   if (options.steps < 1) fail(name, "steps", "at least 1", std::to_string(options.steps));
   if (options.batch < 0) fail(name, "batch", "at least 0", std::to_string(options.batch));
@@ -88,7 +86,7 @@ inline void check_descent(const descent_options& options, std::size_t examples) 
   positive("epsilon", options.epsilon);
   positive("limit", options.limit);
   // Beyond it a gamma is not a finite float, or zero.
-  if (options.limit > 80) fail(name, "limit", "at most 80", std::to_string(options.limit));
+  if (options.limit > 80) fail(name, "limit", "at most 80", number(options.limit));
   share("beta1", options.beta1);
   share("beta2", options.beta2);
   at_least_zero("pull", options.pull);

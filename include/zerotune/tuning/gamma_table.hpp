@@ -136,12 +136,14 @@ class gamma_table {
   /// The gammas of one layer, [heads]: what `initial_token` takes. It is valid as long as the table
   /// lives and is not assigned to.
   /// @throws invalid_argument if there is no such layer
-  tensor_view<const float, 1> row(index_t layer) const {
+  tensor_view<const float, 1> row(index_t layer) const& {
     if (layer < 0 || layer >= layers_)
       impl::fail("gamma_table::row", "layer", "a layer in [0, " + std::to_string(layers_) + ")",
                  std::to_string(layer));
     return {values_.data() + offset(layer, 0), {heads_}};
   }
+  /// A table that is about to end: the view would outlive it.
+  tensor_view<const float, 1> row(index_t layer) const&& = delete;
 
   /// Every value, [layers][heads] in row-major order.
   std::span<const float> values() const { return values_; }
@@ -175,7 +177,8 @@ class gamma_table {
   static void check_gamma(const char* function, const std::string& what, float value) {
     if (!impl::is_valid_gamma(value))
       impl::fail(function, what, "a finite value >= 0",
-                 impl::is_finite(value) ? std::to_string(value) : "a value that is not finite");
+                 impl::is_finite(value) ? impl::number(static_cast<double>(value))
+                                        : "a value that is not finite");
   }
   std::size_t offset(index_t layer, index_t head) const {
     return static_cast<std::size_t>(layer * heads_ + head);

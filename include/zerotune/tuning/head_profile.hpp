@@ -180,7 +180,7 @@ inline head_kind dominant_kind(const head_profile& profile) {
 inline std::vector<index_t> select_units(const head_profile& profile, head_kind kind,
                                          double share = 0.4) {
   if (!(share > 0 && share <= 1))
-    impl::fail("select_units", "share", "a value in (0, 1]", std::to_string(share));
+    impl::fail("select_units", "share", "a value in (0, 1]", impl::number(share));
   const int wanted = kind == head_kind::up ? 1 : -1;
   std::vector<index_t> units;
   for (index_t unit = 0; unit < static_cast<index_t>(profile.effect.size()); ++unit)

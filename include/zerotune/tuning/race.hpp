@@ -88,9 +88,9 @@ inline void check_race(const race_options& options, std::size_t candidates, std:
     fail(name, "first_rows", "at least 0", std::to_string(options.first_rows));
   if (options.growth < 2) fail(name, "growth", "at least 2", std::to_string(options.growth));
   if (!(options.keep > 0 && options.keep <= 1))
-    fail(name, "keep", "a value in (0, 1]", std::to_string(options.keep));
+    fail(name, "keep", "a value in (0, 1]", number(options.keep));
   if (!(options.margin >= 0) || !is_finite(options.margin))
-    fail(name, "margin", "a finite value >= 0", std::to_string(options.margin));
+    fail(name, "margin", "a finite value >= 0", number(options.margin));
 }
 
 /// The state of a race: which candidates are still in it, and what they answered so far.

@@ -117,6 +117,14 @@ class table_search {
 
   void check() const {
     const search_methods& methods = options_.methods;
+    if (!(methods.uniform || methods.paper || methods.gradient_select || methods.descent))
+      fail(name_, "methods", "at least one, as in search_options{.methods = {.uniform = true}}",
+           "none");
+    for (const std::span<const index_t> rows : {profile_rows_, search_rows_})
+      for (const index_t row : rows)
+        if (row < 0 || row >= static_cast<index_t>(labels_.size()))
+          fail(name_, "labels", "one for each row of data, " + std::to_string(row) + " among them",
+               std::to_string(labels_.size()) + " labels");
     if (search_rows_.empty()) fail(name_, "search rows", "at least one", "none");
     if (profile_rows_.empty() && (methods.paper || needs_gradient()))
       fail(name_, "profile rows", "at least one for a method other than uniform", "none");

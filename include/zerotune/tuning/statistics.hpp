@@ -50,7 +50,7 @@ inline interval bootstrap_mean(std::span<const double> values,
   if (options.resamples < 1)
     impl::fail(name, "resamples", "at least 1", std::to_string(options.resamples));
   if (!(options.confidence > 0 && options.confidence < 1))
-    impl::fail(name, "confidence", "a value in (0, 1)", std::to_string(options.confidence));
+    impl::fail(name, "confidence", "a value in (0, 1)", impl::number(options.confidence));
   random_source random(options.seed);
   std::vector<double> means(static_cast<std::size_t>(options.resamples));
   for (double& mean : means) {

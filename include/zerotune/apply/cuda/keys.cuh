@@ -57,7 +57,7 @@ void augment_query(const Backend& backend, const tensor_view<Q, 4, device_memory
                 "zerotune: augment_query takes modifiers that change one key of a row");
   if (kv_len < 0) impl::fail(function, "kv_len", "at least 0", std::to_string(kv_len));
   if (!impl::is_finite(softmax_scale) || !(softmax_scale > 0.0))
-    impl::fail(function, "softmax_scale", "a finite value > 0", std::to_string(softmax_scale));
+    impl::fail(function, "softmax_scale", "a finite value > 0", impl::number(softmax_scale));
   const attention_shape shape{q.extent(0), q.extent(1), q.extent(2), kv_len};
   impl::check_device_modifier(modifier, function, shape);
   const cuda::device_geometry g = impl::device_geometry_of(function, shape, sequences);

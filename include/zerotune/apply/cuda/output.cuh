@@ -33,11 +33,11 @@ namespace impl {
 
 inline void check_device_softcap(const char* function, float softcap) {
   if (!is_finite(softcap) || softcap < 0)
-    fail(function, "softcap", "a finite value >= 0", std::to_string(softcap));
+    fail(function, "softcap", "a finite value >= 0", number(softcap));
 }
 inline void check_device_min_d(const char* function, float min_d) {
   if (!is_finite(min_d) || min_d < 0)
-    fail(function, "min_d", "a finite value >= 0", std::to_string(min_d));
+    fail(function, "min_d", "a finite value >= 0", number(min_d));
 }
 inline void check_device_heads(const char* function, const char* name, index_t num_heads,
                                index_t num_kv_heads) {
