@@ -18,6 +18,6 @@ int main() {
     std::printf("%.3f %.3f %.3f\n", weights[3 * head], weights[3 * head + 1],
                 weights[3 * head + 2]);
   // 0.600 0.300 0.100
-  // 0.429 0.429 0.143     the initial token's share halved, the row sums to 1 again
+  // 0.429 0.429 0.143     0.6 became 0.3, and the row was divided by its sum, 0.7
 }
 // [/snippet]
