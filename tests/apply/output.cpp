@@ -4,12 +4,15 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <set>
 #include <vector>
 
 #include "support/backends.hpp"
 #include "support/rows.hpp"
 #include "support/tolerance.hpp"
+#include "zerotune/policy/token_span.hpp"
 
 namespace {
 
@@ -210,6 +213,48 @@ TYPED_TEST(output_of, a_row_that_sees_the_initial_token_only_gets_its_lse) {
     const double bias = gamma > 0 ? std::log(static_cast<double>(gamma)) : 0.0;
     EXPECT_NEAR(test::to_double(lse.at(0)), logit + bias, 1e-6) << gamma;
   }
+}
+
+// A D that is nothing but rounding is none to divide by, whatever the caller bears.
+TYPED_TEST(output_of, a_divisor_of_rounding_alone_is_amplified_for_every_min_d) {
+  using T = typename TypeParam::type;
+  using real = typename TestFixture::acc;
+  test::tensor<T> q({1, 2, 1, 1}), k({1, 1, 2, 1}), v({1, 1, 2, 1}), out({1, 2, 1, 1});
+  test::tensor<real, 3> lse({1, 2, 1});
+  q.fill(1), k.set({60, -60}), v.set({1, -1}), out.fill(1), lse.fill(60);
+  const std::vector<T> before = out.elements();
+  for (const bool block : {false, true}) {  // one changed key, and two
+    const auto report =
+        block ? zerotune::correct_output(typename TypeParam::backend{}, out.view(), lse.view(),
+                                         q.const_view(), k.const_view(), v.const_view(),
+                                         zerotune::token_span{{0, 2}, 1e-30f},
+                                         zerotune::output_options{.softmax_scale = 1, .min_d = 0})
+              : zerotune::correct_output(typename TypeParam::backend{}, out.view(), lse.view(),
+                                         q.const_view(), k.const_view(), v.const_view(),
+                                         zerotune::initial_token{0.0f},
+                                         zerotune::output_options{.softmax_scale = 1, .min_d = 0});
+    EXPECT_EQ(report.count(row_status::amplified), 2) << block;
+    EXPECT_TRUE(test::same_bits(out.elements(), before)) << block;
+  }
+}
+
+// The kernel hid every key of the row by a mask that the modifier does not have.
+TYPED_TEST(output_of, a_row_whose_lse_is_minus_infinity_stays_as_it_is) {
+  using T = typename TypeParam::type;
+  using real = typename TestFixture::acc;
+  test::tensor<T> q({1, 1, 3, 1}), k({1, 1, 2, 1}), v({1, 1, 2, 1}), out({1, 1, 3, 1});
+  test::tensor<real, 3> lse({1, 1, 3});
+  q.fill(1), k.fill(0), v.set({3, 1}), out.set({2, 0, 2});
+  lse.set({std::log(2.0), -std::numeric_limits<double>::infinity(), std::log(2.0)});
+  const auto report = zerotune::correct_output(
+      typename TypeParam::backend{}, out.view(), lse.view(), q.const_view(), k.const_view(),
+      v.const_view(), zerotune::initial_token{3.0f}, zerotune::output_options{.softmax_scale = 1});
+  EXPECT_EQ(report.rows, (std::vector<row_status>{row_status::corrected, row_status::unchanged,
+                                                  row_status::corrected}));
+  EXPECT_NEAR(test::to_double(out.at(0)), 2.5, 1e-2);  // (3 * 3 + 1) / 4
+  EXPECT_EQ(test::to_double(out.at(1)), 0.0);
+  EXPECT_NEAR(test::to_double(out.at(2)), 2.5, 1e-2);
+  EXPECT_EQ(lse.at(1), -std::numeric_limits<real>::infinity());
 }
 
 // An LSE rounded below l_0 would make a_0 > 1: the weight is capped at 1.

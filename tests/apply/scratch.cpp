@@ -64,6 +64,69 @@ TYPED_TEST(scratch_of, a_call_with_a_workspace_allocates_nothing_and_changes_no_
   EXPECT_TRUE(test::same_bits(this->out.elements(), expected));
 }
 
+// Bytes for so many threads are as many slots, whatever the executor cuts the call into.
+TYPED_TEST(scratch_of, a_workspace_for_few_panels_is_enough_for_every_executor) {
+  using type = typename TypeParam::type;
+  using backend = typename TypeParam::backend;
+  for (const index_t q_len : {1, 9, 13, 40, 48, 60, 96}) {
+    scene s{.batch = 2, .num_heads = 4, .num_kv_heads = 2, .q_len = q_len, .kv_len = 120};
+    s.head_dim = s.value_dim = 24;
+    s.complete();
+    test::inputs<type> in(s, 5);
+    test::tensor<type> serial({2, 4, q_len, 24}), pooled({2, 4, q_len, 24});
+    const auto q = in.q.const_view();
+    const auto k = in.k.const_view(), v = in.v.const_view();
+    zerotune::thread_pool pool(2);
+    zerotune::attention(backend{}, q, k, v, serial.view(), s.usual());
+    for (const index_t threads : {1, 2}) {
+      std::vector<std::byte> memory(
+          static_cast<std::size_t>(zerotune::attention_workspace_bytes(
+              backend{}, q, k, v, pooled.view(), this->plan, threads)) +
+          1);  // one more, so that there is memory where nothing is needed
+      zerotune::attention_options<typename TestFixture::acc> options;
+      options.plan = this->plan;
+      options.workspace = zerotune::view_of(memory);
+      pooled.fill(9);
+      zerotune::attention(backend{}, q, k, v, pooled.view(), s.usual(), options, pool);
+      EXPECT_TRUE(test::same_bits(pooled.elements(), serial.elements())) << q_len;
+    }
+  }
+}
+
+TYPED_TEST(scratch_of, a_workspace_over_another_tensor_is_refused) {
+  using type = typename TypeParam::type;
+  const auto q = this->in.q.const_view();
+  const auto k = this->in.k.const_view(), v = this->in.v.const_view();
+  const auto over = [](const auto& view) {
+    using bytes = std::byte;
+    return zerotune::tensor_view<bytes, 1>(
+        const_cast<bytes*>(reinterpret_cast<const bytes*>(view.data())),
+        {static_cast<index_t>(sizeof(type))});
+  };
+  const auto refused = [&](const char* name, const auto& memory) {
+    zerotune::attention_options<typename TestFixture::acc> options;
+    options.workspace = memory;
+    const std::string message = test::message_of([&] {
+      zerotune::attention(typename TypeParam::backend{}, q, k, v, this->out.view(), this->s.usual(),
+                          options);
+    });
+    EXPECT_TRUE(test::mentions(message, {"workspace", name})) << name << ": " << message;
+  };
+  refused("q", over(q));
+  refused("k", over(k));
+  refused("v", over(v));
+  refused("out", over(this->out.view()));
+}
+
+// Its sizes are multiplied: none may pass 64 bits, and more than any cache has asks for no more
+// memory than the rows need.
+TYPED_TEST(scratch_of, a_plan_for_endless_caches_overflows_nothing) {
+  const index_t usual = this->bytes(1);
+  this->plan.score_bytes = this->plan.task_bytes = (index_t{1} << 62) + 1;
+  EXPECT_GE(this->bytes(1), usual);
+  EXPECT_GE(this->bytes(64), this->bytes(1));
+}
+
 // Names of arguments that are longer than a string holds without an allocation.
 TYPED_TEST(scratch_of, pages_and_lengths_allocate_nothing) {
   using type = typename TypeParam::type;

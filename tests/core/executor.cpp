@@ -89,6 +89,16 @@ TEST_P(pool_of, runs_a_call_of_another_pool_inside_a_body) {
   EXPECT_EQ(calls.load(), 30);
 }
 
+// The turn that the innermost call would wait for is held by the thread's own outermost call.
+TEST_P(pool_of, runs_a_call_inside_a_body_of_another_pool_inside_its_own) {
+  thread_pool outer(GetParam()), inner(2);
+  std::atomic<int> calls{0};
+  outer.parallel_for(4, [&](index_t) {
+    inner.parallel_for(3, [&](index_t) { outer.parallel_for(5, [&](index_t) { ++calls; }); });
+  });
+  EXPECT_EQ(calls.load(), 60);
+}
+
 TEST_P(pool_of, throws_what_a_body_throws_and_works_again) {
   thread_pool pool(GetParam());
   for (int round = 0; round < 50; ++round) {

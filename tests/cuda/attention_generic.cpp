@@ -90,6 +90,45 @@ TYPED_TEST(generic, nan_reaches_only_rows_that_see_it) {
   }
 }
 
+// Hides one key by its bias alone; perhaps says that no other key changes.
+template <bool Single>
+struct hide {
+  long key;
+  template <class Batch>
+  ZEROTUNE_HOST_DEVICE Batch log_bias(zt::row, Batch kv_pos) const {
+    using zt::select;
+    return select(kv_pos == Batch(static_cast<float>(key)),
+                  Batch(-std::numeric_limits<float>::infinity()), Batch(0.0f));
+  }
+  ZEROTUNE_HOST_DEVICE zt::tile_effect effect(int, zt::range, zt::range kv) const {
+    return kv.contains(key) ? zt::tile_effect::apply : zt::tile_effect::none;
+  }
+  ZEROTUNE_HOST_DEVICE zt::range support(zt::row) const requires Single { return {key, key + 1}; }
+};
+
+template <bool Single>
+void check_hidden() {
+  problem p;
+  p.q_len = p.kv_len = 40;
+  inputs<float> in(p);
+  run_options options;
+  options.on.tensor_cores = false;
+  const auto run = [&] {
+    return run_attention(p, in.q, in.k, in.v, zt::causal{} | hide<Single>{7}, options,
+                         zt::head_dims<>{});
+  };
+  const auto expected = run();
+  in.k[7 * 64 + 5] = std::numeric_limits<float>::quiet_NaN();
+  const auto got = run();
+  EXPECT_EQ(got.lse, expected.lse);
+  EXPECT_EQ(got.out, expected.out);
+  for (const float lse : got.lse) ASSERT_FALSE(std::isnan(lse));
+}
+TEST(generic_modifiers, a_key_that_a_bias_hides_is_not_looked_at) {
+  check_hidden<false>();
+  check_hidden<true>();
+}
+
 TEST(generic_modifiers, softcap_and_window) {
   for (const long window : {1, 16, 50, 200}) {
     SCOPED_TRACE(window);

@@ -95,6 +95,24 @@ TYPED_TEST(forms, weights_do_not_cancel) {
   }
 }
 
+// All that is left of the row is subnormal: 1 / D is beyond float, the weights are not.
+TEST(forms_of_float, weights_of_subnormal_rows) {
+  const table t;
+  std::vector<float> weights(heads * rows * keys, 0.0f);
+  for (long r = 0; r < heads * rows; ++r) {
+    weights[size_t(r * keys)] = 1.0f;
+    weights[size_t(r * keys + 1)] = 4e-40f;
+    weights[size_t(r * keys + 3)] = 1e-41f;
+  }
+  const device_array<float> on_machine(weights);
+  zt::rescale_weights(t.m, on_machine.view({1, heads, rows, keys}), t.sink);
+  zt::rescale_weights(host_view(weights), zt::initial_token{zt::view_of(gammas)});
+  const auto got = on_machine.read();
+  expect_same(got, weights, 2e-6);
+  EXPECT_NEAR(got[0] + got[1] + got[3], 1.0f, 1e-5f);  // head 0 has gamma 0
+  EXPECT_GT(got[1], 0.9f);
+}
+
 TYPED_TEST(forms, logits) {
   const table t;
   std::vector<TypeParam> logits = random_values<TypeParam>(heads * rows * keys, 2, 2.0f);

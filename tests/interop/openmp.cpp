@@ -34,6 +34,11 @@ TEST(openmp_executor, calls_every_index_once) {
   }
 }
 
+TEST(openmp_executor, says_how_many_threads_it_has) {
+  EXPECT_EQ(zt::openmp_executor{}.num_threads(), omp_get_max_threads());
+  EXPECT_EQ(zt::openmp_executor{3}.num_threads(), 3);
+}
+
 TEST(openmp_executor, uses_no_more_threads_than_it_is_told) {
   std::mutex mutex;
   std::set<std::thread::id> threads;

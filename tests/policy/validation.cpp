@@ -2,6 +2,7 @@
 // Which parameters modifiers refuse, and what the message names.
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <vector>
@@ -28,6 +29,34 @@ constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
 template <class M>
 std::string refusal(const M& m) {
   return message_of([&] { check_modifier(m, "some_function", shape); });
+}
+
+TEST(lists, without_memory_or_off_their_alignment_are_refused) {
+  std::vector<float> memory(8, 1.0f);
+  const auto off = [&](auto* of) {
+    using type = std::remove_pointer_t<decltype(of)>;
+    return reinterpret_cast<type*>(reinterpret_cast<std::uintptr_t>(memory.data()) + 1);
+  };
+  const float* const none = nullptr;
+  const float* const shifted = off(static_cast<const float*>(nullptr));
+  for (const float* data : {none, shifted}) {
+    const tensor_view<const float, 1> list(data, {3});
+    const char* const what = data ? "alignment" : "null";
+    EXPECT_TRUE(test::mentions(refusal(initial_token{list}), {"gamma data", what}));
+    EXPECT_TRUE(test::mentions(refusal(alibi{list}), {"alibi slopes data", what}));
+  }
+  const tensor_view<const index_t, 1> positions(off(static_cast<const index_t*>(nullptr)), {2});
+  EXPECT_TRUE(test::mentions(refusal(initial_token{2.0f}.at(positions)),
+                             {"initial token positions data", "alignment"}));
+}
+
+TEST(positions, any_will_do_where_there_are_no_keys) {
+  const std::vector<index_t> places{0, 7};
+  const auto sink = initial_token{2.0f}.at(list_view(places));
+  EXPECT_EQ(message_of([&] {
+              check_modifier(sink, "some_function", attention_shape{2, 3, 4, 0});
+            }),
+            "");
 }
 
 TEST(gamma, below_zero_nan_and_infinite_is_refused) {

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -238,6 +240,15 @@ TEST(json, limits_hold) {
   EXPECT_TRUE(mentions(refusal(text, {.elements = 2}), {"elements"}));
   EXPECT_TRUE(mentions(refusal(text, {.bytes = 20}), {"at most 20 bytes"}));
   EXPECT_TRUE(mentions(refusal(profile_with("\"x\": \"\xff\"")), {"expected JSON"}));
+}
+
+TEST(json, a_gradient_that_is_no_number_is_read_back_as_such) {
+  tuning_profile profile = full_profile();
+  ASSERT_TRUE(profile.gradient);
+  profile.gradient->mean[1] = std::numeric_limits<double>::quiet_NaN();
+  const tuning_profile back = read_profile(write_profile(profile));
+  EXPECT_TRUE(std::isnan(back.gradient->mean[1]));
+  EXPECT_EQ(back.gradient->mean[0], profile.gradient->mean[0]);
 }
 
 TEST(json, a_profile_without_gamma_cannot_be_written) {

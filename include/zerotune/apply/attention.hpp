@@ -89,6 +89,10 @@ auto attention_tiling_of(const attention_problem<Q, K, Out>& problem, const atte
     used = plan_attention();
     used.kept_bytes = plan.kept_bytes;
   }
+  // More than any cache has; what is computed from them fits 64 bits.
+  constexpr index_t most = index_t{1} << 40;
+  used.score_bytes = used.score_bytes < most ? used.score_bytes : most;
+  used.task_bytes = used.task_bytes < most ? used.task_bytes : most;
   return attention_kernel<Backend, Q, K, Out>::tiling(problem, used, wanted_tasks);
 }
 
@@ -112,7 +116,9 @@ index_t attention_workspace_bytes(Backend, const tensor_view<Q, 4>& q, const ten
     bytes = bytes < tiling.scratch_bytes ? tiling.scratch_bytes : bytes;
   };
   consider(problem.g.shape.q_len);
-  consider(impl::attention_kernel<Backend, impl::plain<Q>, impl::plain<K>, Out>::few_queries);
+  // Few queries go another way, as long as those of a group fit it.
+  using kernel = impl::attention_kernel<Backend, impl::plain<Q>, impl::plain<K>, Out>;
+  for (index_t few = kernel::few_queries; few > 0; --few) consider(few);
   return impl::workspace_bytes(bytes, threads);
 }
 
@@ -157,20 +163,27 @@ void attention(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
                                      impl::check_memory(function, "v", v)};
   constexpr const char* names[3] = {"q", "k", "v"};
   for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "out", written, names[i], inputs[i]);
-  impl::footprint lse{};
+  impl::footprint lse{}, mass{};
   if (options.lse.data()) {
     lse = impl::check_row_output(function, "lse", options.lse, shape);
     for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "lse", lse, names[i], inputs[i]);
     impl::check_disjoint(function, "lse", lse, "out", written);
   }
   if (options.sink_mass.data()) {
-    const impl::footprint mass =
-        impl::check_row_output(function, "sink_mass", options.sink_mass, shape);
+    mass = impl::check_row_output(function, "sink_mass", options.sink_mass, shape);
     for (int i = 0; i < 3; ++i)
       impl::check_disjoint(function, "sink_mass", mass, names[i], inputs[i]);
     impl::check_disjoint(function, "sink_mass", mass, "out", written);
     impl::check_disjoint(function, "sink_mass", mass, "lse", lse);
     impl::check_positions(function, options.sink_positions, shape.batch, shape.kv_len);
+  }
+  if (options.workspace.data()) {
+    const impl::footprint memory = impl::check_memory(function, "workspace", options.workspace);
+    for (int i = 0; i < 3; ++i)
+      impl::check_disjoint(function, "workspace", memory, names[i], inputs[i]);
+    impl::check_disjoint(function, "workspace", memory, "out", written);
+    impl::check_disjoint(function, "workspace", memory, "lse", lse);
+    impl::check_disjoint(function, "workspace", memory, "sink_mass", mass);
   }
   impl::check_scale(function, static_cast<double>(options.softmax_scale));
   const geometry g =

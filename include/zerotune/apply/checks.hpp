@@ -47,9 +47,11 @@ footprint check_memory(const char* function, const char* name, const tensor_view
       fail(function, dim(), "a tensor that fits 64 bits", std::to_string(view.extent(i)));
   }
   if (elements == 0) return {};
-  index_t bytes = 0;
-  if (!multiply(high - low + 1, static_cast<index_t>(sizeof(T)), &bytes))
-    fail(function, name, "a tensor that fits 64 bits", std::to_string(high - low));
+  index_t span = 0, bytes = 0;
+  if (__builtin_sub_overflow(high, low, &span) || __builtin_add_overflow(span, 1, &span) ||
+      !multiply(span, static_cast<index_t>(sizeof(T)), &bytes))
+    fail(function, name, "a tensor that fits 64 bits",
+         "elements from " + std::to_string(low) + " to " + std::to_string(high));
   if (view.data() == nullptr) fail(function, std::string(name) + " data", "a pointer", "null");
   const auto address = reinterpret_cast<std::uintptr_t>(view.data());
   if (address % alignof(T) != 0)

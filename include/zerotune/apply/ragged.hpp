@@ -3,7 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <memory>
 #include <string>
+#include <thread>
 
 #include "zerotune/apply/attention.hpp"
 
@@ -157,10 +160,25 @@ void attention_ragged(Backend backend, const tensor_view<Q, 3>& q, const tensor_
   impl::resolve(function, longest, sequence_options{{}, options.q_starts});
   check_modifier(modifier, function, longest);
 
+  // One memory for all, before anything is written.
+  index_t bytes = 0;
+  for (index_t b = 0; b < batch; ++b) {
+    const range queries = rows_of(sequences.q_offsets, b), keys = rows_of(sequences.kv_offsets, b);
+    const index_t needed = attention_workspace_bytes(
+        backend, impl::sequence_of(q, queries), impl::sequence_of(k, keys),
+        impl::sequence_of(v, keys), impl::sequence_of(out, queries), {},
+        impl::attention_tasks_of(executor) > 1
+            ? static_cast<index_t>(std::thread::hardware_concurrency())
+            : index_t{1});
+    bytes = bytes < needed ? needed : bytes;
+  }
+  const std::unique_ptr<std::byte[]> memory(
+      bytes > 0 ? new std::byte[static_cast<std::size_t>(bytes)] : nullptr);
   for (index_t b = 0; b < batch; ++b) {
     const range queries = rows_of(sequences.q_offsets, b), keys = rows_of(sequences.kv_offsets, b);
     if (queries.empty()) continue;
     attention_options<acc> one;
+    if (memory) one.workspace = tensor_view<std::byte, 1>(memory.get(), {bytes});
     one.softmax_scale = options.softmax_scale;
     if (options.lse.data())
       one.lse = tensor_view<acc, 3>(options.lse.pointer(queries.begin, 0),

@@ -30,15 +30,6 @@
 #endif
 #endif
 
-/// 1 checks the preconditions of kernels as well (default: as assert, so without NDEBUG).
-#ifndef ZEROTUNE_DEBUG_CHECKS
-#ifdef NDEBUG
-#define ZEROTUNE_DEBUG_CHECKS 0
-#else
-#define ZEROTUNE_DEBUG_CHECKS 1
-#endif
-#endif
-
 /// 1 where AMX's tiles of bfloat16 may be compiled. Clang before 15 spells its macros without the
 /// second underscore.
 #if (defined(__AMX_TILE__) && defined(__AMX_BF16__)) || \
@@ -108,8 +99,18 @@
 #else
 #define ZEROTUNE_TAG_F16C
 #endif
+// Sums may be taken apart. (Clang says so of -ffast-math as a whole alone.)
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__)
+#define ZEROTUNE_ASSOCIATIVE_MATH 1
+#else
+#define ZEROTUNE_ASSOCIATIVE_MATH 0
+#endif
 #if defined(__FAST_MATH__)
 #define ZEROTUNE_TAG_MATH _fast
+#elif ZEROTUNE_ASSOCIATIVE_MATH && defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#define ZEROTUNE_TAG_MATH _associative_finite
+#elif ZEROTUNE_ASSOCIATIVE_MATH
+#define ZEROTUNE_TAG_MATH _associative
 #elif defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
 #define ZEROTUNE_TAG_MATH _finite
 #else
@@ -120,18 +121,13 @@
 #else
 #define ZEROTUNE_TAG_ERRORS _noexc
 #endif
-#if ZEROTUNE_DEBUG_CHECKS
-#define ZEROTUNE_TAG_CHECKS _checked
-#else
-#define ZEROTUNE_TAG_CHECKS
-#endif
 
-#define ZEROTUNE_CONCAT_I(a, b, c, d, e, f) zt_##a##b##c##d##e##f
-#define ZEROTUNE_CONCAT(a, b, c, d, e, f) ZEROTUNE_CONCAT_I(a, b, c, d, e, f)
+#define ZEROTUNE_CONCAT_I(a, b, c, d, e) zt_##a##b##c##d##e
+#define ZEROTUNE_CONCAT(a, b, c, d, e) ZEROTUNE_CONCAT_I(a, b, c, d, e)
 /// Name of the inline namespace of every function of the library in this translation unit.
 #define ZEROTUNE_ABI                                                                         \
   ZEROTUNE_CONCAT(ZEROTUNE_TAG_ARCH, ZEROTUNE_TAG_FMA, ZEROTUNE_TAG_F16C, ZEROTUNE_TAG_MATH, \
-                  ZEROTUNE_TAG_ERRORS, ZEROTUNE_TAG_CHECKS)
+                  ZEROTUNE_TAG_ERRORS)
 
 #define ZEROTUNE_STRINGISE_I(x) #x
 #define ZEROTUNE_STRINGISE(x) ZEROTUNE_STRINGISE_I(x)

@@ -86,14 +86,14 @@ class tensor_view {
     return false;
   }
 
-  /// The address of an element. @pre every index lies in [0, extent).
+  /// The address of an element; null without memory. @pre every index lies in [0, extent).
   template <class... Indices>
     requires(sizeof...(Indices) == Rank && (std::convertible_to<Indices, index_t> && ...))
   ZEROTUNE_ALWAYS_INLINE constexpr T* pointer(Indices... indices) const {
     const index_t index[Rank] = {static_cast<index_t>(indices)...};
     index_t offset = 0;
     for (std::size_t i = 0; i < Rank; ++i) offset += index[i] * strides_[i];
-    return data_ + offset;
+    return data_ ? data_ + offset : nullptr;
   }
   template <class... Indices>
     requires(sizeof...(Indices) == Rank && (std::convertible_to<Indices, index_t> && ...))

@@ -49,7 +49,7 @@ class thread_pool {
   template <class Body>
   void parallel_for(index_t count, const Body& body) {
     if (count <= 0) return;
-    if (workers_.empty() || count == 1 || active_pool() == this) {
+    if (workers_.empty() || count == 1 || works_here()) {
       for (index_t i = 0; i < count; ++i) body(i);
       return;
     }
@@ -97,14 +97,26 @@ class thread_pool {
     for (std::thread& worker : workers_) worker.join();
   }
 
-  static const thread_pool*& active_pool() {
-    thread_local const thread_pool* pool = nullptr;
-    return pool;
+  /// The pools whose bodies this thread is in, from the inside out.
+  struct nesting {
+    const thread_pool* pool;
+    const nesting* outer;
+  };
+  static const nesting*& innermost() {
+    thread_local const nesting* pools = nullptr;
+    return pools;
+  }
+  /// Whether this thread runs a body of this pool, perhaps inside one of another pool: a turn of
+  /// its own would never come.
+  bool works_here() const {
+    for (const nesting* at = innermost(); at; at = at->outer)
+      if (at->pool == this) return true;
+    return false;
   }
 
   void run(job& work) {
-    const thread_pool* const outer = active_pool();
-    active_pool() = this;
+    const nesting here{this, innermost()};
+    innermost() = &here;
     for (index_t i; (i = work.next.fetch_add(1, std::memory_order_relaxed)) < work.count;) {
 #if ZEROTUNE_EXCEPTIONS
       try {
@@ -118,7 +130,7 @@ class thread_pool {
       work.call(work.body, i);
 #endif
     }
-    active_pool() = outer;
+    innermost() = here.outer;
   }
 
   /// Until `ready`, or for a while. It only saves the sleep: whoever looks out takes the lock

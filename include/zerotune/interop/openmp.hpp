@@ -5,6 +5,9 @@
 #include <atomic>
 #include <exception>
 #include <string>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
 #include "zerotune/core/error.hpp"
 #include "zerotune/core/executor.hpp"
@@ -33,7 +36,13 @@ class openmp_executor {
       impl::fail("openmp_executor", "num_threads", "at least 0", std::to_string(num_threads));
   }
 
-  int num_threads() const { return num_threads_; }
+  /// Threads of a team that is formed now.
+  int num_threads() const {
+#if defined(_OPENMP)
+    if (num_threads_ == 0) return omp_get_max_threads();
+#endif
+    return num_threads_;
+  }
 
   /// @throws whatever a body throws: the first exception, once all running bodies have ended; the
   ///         bodies that had not begun by then are not called

@@ -30,6 +30,10 @@ struct corrected_head {
   index_t out_row, out_stride;
   index_t value_dim;
   double min_d;  ///< rows whose D is below stay as they are
+
+  /// Nothing but rounding is in a D below: a_0 is 1 less a few units in the last place.
+  static constexpr double noise = 64 * (sizeof(accumulator_t<Out>) == 8 ? 0x1p-52 : 0x1p-23);
+  double least_d() const { return min_d > noise ? min_d : noise; }
 };
 
 /// D of a row from the weight a_j of each changed key: 1 + sum (e^{b_j} - 1) a_j.
@@ -60,7 +64,7 @@ row_status correct_row(const corrected_head<KV, Out>& head, index_t i, const geo
   }
   *d = row_divisor(m, r, changed, weight);
   if (*d == 1.0) return row_status::unchanged;
-  if (!(*d >= head.min_d)) return row_status::amplified;
+  if (!(*d >= head.least_d())) return row_status::amplified;
   Out* const out = head.out + i * head.out_row;
   for (index_t first = 0; first < head.value_dim; first += 64) {
     const index_t columns = head.value_dim - first < 64 ? head.value_dim - first : 64;
@@ -133,9 +137,9 @@ void replace_rows(const corrected_head<KV, Out>& head, index_t first, index_t ro
     weight[n] = static_cast<acc>(change * one);
   }
   for (index_t n = 0; n < rows; ++n) {
-    status[n] = d[n] == 1.0          ? row_status::unchanged
-                : d[n] >= head.min_d ? row_status::corrected
-                                     : row_status::amplified;
+    status[n] = d[n] == 1.0              ? row_status::unchanged
+                : d[n] >= head.least_d() ? row_status::corrected
+                                         : row_status::amplified;
     if (status[n] == row_status::corrected)
       scale_add<Backend>(head.out + (first + n) * head.out_row, head.out_stride, inverse[n],
                          weight[n], v, head.v_stride, head.value_dim, 4 * head.out_row);
@@ -184,10 +188,12 @@ void correct_rows(const corrected_head<KV, Out>& head, index_t first, index_t la
   }
 }
 
-/// a_j = e^t, t = min(0, scale <q, k_j> - L): the weight of one key from the LSE of its row.
+/// a_j = e^t, t = min(0, scale <q, k_j> - L): the weight of one key from the LSE of its row; 0
+/// where the LSE is -infinity.
 template <class Backend, element Q, element KV>
 double weight_from_lse(const Q* q, index_t q_stride, const KV* k, index_t k_stride,
                        index_t head_dim, double softmax_scale, double softcap, double lse) {
+  if (lse < -1e300) return 0.0;  // -infinity: the kernel let the row see nothing
   double logit = softmax_scale *
                  static_cast<double>(row_ops<Backend, KV>::dot(q, q_stride, k, k_stride, head_dim));
   if (softcap > 0.0) logit = softcap * ::tanh(logit / softcap);

@@ -8,6 +8,7 @@
 #include "zerotune/core/error.hpp"
 #include "zerotune/core/tensor_view.hpp"
 #include "zerotune/policy/concepts.hpp"
+#include "zerotune/policy/head_gammas.hpp"
 
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {
@@ -36,6 +37,7 @@ struct alibi {
     if (slopes.extent(0) != shape.num_heads)
       impl::fail(function, "alibi slopes dim 0 (num_heads)", std::to_string(shape.num_heads),
                  std::to_string(slopes.extent(0)));
+    impl::check_list(function, "alibi", "slopes", slopes);
     for (index_t head = 0; head < shape.num_heads; ++head)
       if (!impl::is_finite(slopes(head)))
         impl::fail(function, "alibi slopes[" + std::to_string(head) + "]", "a finite value",

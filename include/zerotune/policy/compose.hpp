@@ -11,10 +11,21 @@
 namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 
+template <logit_modifier First, logit_modifier Second>
+class composition;
+
+namespace impl {
+/// Whether a modifier is a bias or has one in it.
+template <class M>
+inline constexpr bool has_bias = bias_modifier<M> && !std::is_same_v<M, identity>;
+template <class First, class Second>
+inline constexpr bool has_bias<composition<First, Second>> = has_bias<First> || has_bias<Second>;
+}  // namespace impl
+
 /// First, then Second. A bias_modifier if both are.
 template <logit_modifier First, logit_modifier Second>
 class composition {
-  static_assert(bias_modifier<Second> || !bias_modifier<First> || std::is_same_v<First, identity>,
+  static_assert(bias_modifier<Second> || !impl::has_bias<First>,
                 "zerotune: a logit transform (softcap) must come before every bias (gamma, ALiBi, "
                 "masks): write softcap{...} | bias, not bias | softcap{...}");
 

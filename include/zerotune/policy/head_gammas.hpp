@@ -3,6 +3,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstdint>
 #include <string>
 
 #include "zerotune/core/error.hpp"
@@ -13,13 +14,30 @@ namespace zerotune {
 inline namespace ZEROTUNE_ABI {
 
 namespace impl {
-/// @throws invalid_argument unless positions is empty or one position in [0, kv_len) per sequence
+/// @param name  in two words, which are put together (an allocation) for a message alone
+/// @throws invalid_argument for a list without memory or off its alignment
+template <class T>
+void check_list(const char* function, const char* name, const char* more,
+                const tensor_view<T, 1>& list) {
+  if (list.extent(0) <= 0) return;
+  const auto data = [&] { return std::string(name) + ' ' + more + " data"; };
+  if (!list.data()) fail(function, data(), "a pointer", "null");
+  const auto address = reinterpret_cast<std::uintptr_t>(list.data());
+  if (address % alignof(T) != 0)
+    fail(function, data(), "alignment to " + std::to_string(alignof(T)) + " bytes",
+         "an address off by " + std::to_string(address % alignof(T)));
+}
+
+/// @throws invalid_argument unless positions is empty or one position in [0, kv_len) per sequence;
+///         without keys any will do
 inline void check_positions(const char* function, const tensor_view<const index_t, 1>& positions,
                             index_t batch, index_t kv_len) {
   if (!positions.data()) return;
   if (positions.extent(0) != batch)
     fail(function, "initial token positions dim 0 (batch)", std::to_string(batch),
          std::to_string(positions.extent(0)));
+  check_list(function, "initial token", "positions", positions);
+  if (kv_len == 0) return;
   for (index_t b = 0; b < batch; ++b)
     if (positions(b) < 0 || positions(b) >= kv_len)
       fail(function, "initial token positions[" + std::to_string(b) + "]",
@@ -52,6 +70,7 @@ class head_gammas {
     if (per_head_ && gammas_.extent(0) != num_heads)
       impl::fail(function, std::string(name) + " gamma dim 0 (num_heads)",
                  std::to_string(num_heads), std::to_string(gammas_.extent(0)));
+    if (per_head_) impl::check_list(function, name, "gamma", gammas_);
     for (index_t head = 0; head < (per_head_ ? num_heads : 1); ++head)
       if (!impl::is_valid_gamma((*this)[head]))
         impl::fail(function, std::string(name) + " gamma[" + std::to_string(head) + "]",

@@ -108,8 +108,9 @@ inline head_profile make_head_profile(const probe_options& options, index_t laye
   return profile;
 }
 
-/// Probes every unit on the examples: (units + 1) * examples rows, one when `untouched` is given.
-/// @param labels     [rows of data]; read for objective::accuracy alone
+/// Probes every unit on the examples: units * examples rows, and the examples once more unless
+/// `untouched` is given.
+/// @param labels     [rows of data]; read for objectives that ask for the right answer
 /// @param untouched  results of the same examples under gamma = 1 if the caller has them, else
 /// empty
 /// @throws invalid_argument for an invalid gamma, an empty slice, or a missing label

@@ -49,6 +49,10 @@ class profile_node {
     return value_->size();
   }
 
+  /// A measured value: NaN is written as null.
+  double measured() const {
+    return value_->is_null() ? std::numeric_limits<double>::quiet_NaN() : number();
+  }
   double number() const {
     if (!value_->is_number()) wrong("a number");
     const double number = value_->get<double>();
@@ -190,7 +194,7 @@ inline std::vector<double> read_heads(const profile_node& node, const gamma_tabl
   for (std::size_t layer = 0; layer < layers; ++layer) {
     const profile_node row = node.element(layer);
     if (row.size() != heads) row.wrong("an array of " + std::to_string(heads) + " numbers");
-    for (std::size_t head = 0; head < heads; ++head) values.push_back(row.element(head).number());
+    for (std::size_t head = 0; head < heads; ++head) values.push_back(row.element(head).measured());
   }
   return values;
 }

@@ -78,10 +78,9 @@ struct rescale_kernel : warp_per_row<8> {
     if (!warp_any(c, changes) || (rest == 0.0f && view.changed.size() == 1)) return;
     const float d = (after + rest) / (before + rest);
     if (d == 0.0f) return;  // gamma = 0 took all the weight that there was
-    const float factor = 1.0f / d;
     for (index_t j = view.seen.begin + c.lane(); j < view.seen.end; j += warp_size) {
       const float weight = c.to_float(weights[j * stride]);
-      float scaled = weight * factor;
+      float scaled = weight / d;  // 1 / d may be beyond float where the weights are subnormal
       if (view.changed.contains(j)) {
         const float bias = a.modifier.log_bias(r, position(j));
         if (hides(bias)) continue;

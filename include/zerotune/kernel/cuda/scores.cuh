@@ -49,9 +49,11 @@ ZEROTUNE_HOST_DEVICE float score(const Modifier& m, const score_row& row, int ke
                                  float scale, float* poison) {
   float s = product * (scale * log2_e);
   if (!row.sees(key)) return impl::minus_infinity(0.0f);
-  *poison += product * 0.0f;
   if constexpr (support_of<Modifier> == support_width::single) {
-    if (row.changes(key)) s += row.single_bias * log2_e;
+    if (row.changes(key)) {
+      if (hides(row.single_bias)) return impl::minus_infinity(0.0f);  // whatever its product is
+      s += row.single_bias * log2_e;
+    }
   } else if constexpr (support_of<Modifier> == support_width::wide) {
     if (row.changes(key)) {
       float bias = impl::bias_part(m, row.r, position(key));
@@ -63,6 +65,7 @@ ZEROTUNE_HOST_DEVICE float score(const Modifier& m, const score_row& row, int ke
         s = (impl::transform_part(m, row.r, position(key), product * scale) + bias) * log2_e;
     }
   }
+  *poison += product * 0.0f;
   return s;
 }
 

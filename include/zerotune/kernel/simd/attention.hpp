@@ -56,7 +56,8 @@ struct panel_kernel {
       const index_t larger = fair((wanted_tasks + 1) / 2);
       wanted = larger < good_panels ? larger : good_panels;
     }
-    if (wanted < least_panels && wanted_tasks > 1) wanted = least_panels;
+    if (wanted < least_panels) wanted = least_panels;
+    if (wanted > panels_of_group(p)) wanted = panels_of_group(p);
     t.panels_per_task = wanted < most ? wanted : most;
     t.tasks = groups * tasks_of_group(p, t);
     t.scratch_bytes = shared + t.panels_per_task * each;

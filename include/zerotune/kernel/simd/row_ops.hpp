@@ -151,12 +151,12 @@ struct row_ops<backend::simd<Arch>, T> {
           x + i, count - i);
   }
 
-  /// x = log x for positive x.
+  /// x = log x for positive, finite, normal x.
   [[gnu::flatten]] static void logs(double* x, index_t count) noexcept {
     using doubles = impl::batch<double, Arch>;
     index_t i = 0;
     for (; i + impl::lanes<doubles> <= count; i += impl::lanes<doubles>)
-      xsimd::log(impl::load<doubles>(x + i)).store_unaligned(x + i);
+      impl::log_positive(impl::load<doubles>(x + i)).store_unaligned(x + i);
     for (; i < count; ++i) x[i] = impl::log_of(x[i]);
   }
 
