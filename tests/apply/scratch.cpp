@@ -12,6 +12,7 @@
 #include "support/scene.hpp"
 #include "zerotune/apply/attention.hpp"
 #include "zerotune/apply/decode.hpp"
+#include "zerotune/apply/ragged.hpp"
 #include "zerotune/core/thread_pool.hpp"
 
 namespace {
@@ -91,6 +92,45 @@ TYPED_TEST(scratch_of, a_workspace_for_few_panels_is_enough_for_every_executor) 
       EXPECT_TRUE(test::same_bits(pooled.elements(), serial.elements())) << q_len;
     }
   }
+}
+
+// More query heads to a key-value head than decode takes with many queries, though not with few.
+TYPED_TEST(scratch_of, a_workspace_for_wide_groups_is_enough_for_fewer_queries) {
+  using type = typename TypeParam::type;
+  using backend = typename TypeParam::backend;
+  constexpr index_t heads = 600, most = 9, kv_len = 5000, dim = 8;
+  test::tensor<type> q({1, heads, most, dim}), k({1, 1, kv_len, dim}), v({1, 1, kv_len, dim}),
+      out({1, heads, most, dim});
+  q.randomise(1), k.randomise(2), v.randomise(3);
+  std::vector<std::byte> memory(
+      static_cast<std::size_t>(zerotune::attention_workspace_bytes(
+          backend{}, q.const_view(), k.const_view(), v.const_view(), out.view(), this->plan, 1)) +
+      1);
+  zerotune::attention_options<typename TestFixture::acc> options;
+  options.plan = this->plan;
+  options.workspace = zerotune::view_of(memory);
+  const auto first = [&](const auto& view) {
+    using view_type = std::remove_cvref_t<decltype(view)>;
+    return view_type(view.data(), {1, heads, 1, dim},
+                     {view.stride(0), view.stride(1), view.stride(2), view.stride(3)});
+  };
+  EXPECT_EQ(test::message_of([&] {
+              zerotune::attention(backend{}, first(q.const_view()), k.const_view(), v.const_view(),
+                                  first(out.view()), zerotune::causal{}, options);
+            }),
+            "");
+}
+
+TYPED_TEST(scratch_of, packed_sequences_allocate_once_before_they_write) {
+  using type = typename TypeParam::type;
+  test::tensor<type, 3> q({60, 4, 24}), k({90, 2, 24}), v({90, 2, 24}), out({60, 4, 24});
+  q.randomise(1), k.randomise(2), v.randomise(3);
+  const std::vector<index_t> q_offsets{0, 25, 60}, kv_offsets{0, 40, 90};
+  const zerotune::ragged_batch sequences{test::list_view(q_offsets), test::list_view(kv_offsets)};
+  const long before = test::allocations;
+  zerotune::attention_ragged(typename TypeParam::backend{}, q.const_view(), k.const_view(),
+                             v.const_view(), out.view(), sequences, zerotune::causal{});
+  EXPECT_LE(test::allocations - before, 1);
 }
 
 TYPED_TEST(scratch_of, a_workspace_over_another_tensor_is_refused) {
@@ -278,6 +318,19 @@ TYPED_TEST(scratch_of, a_longer_cache_fits_the_workspace_of_a_short_one) {
                         inputs_of_it.k.const_view(), inputs_of_it.v.const_view(), output.view(),
                         longer.usual(), options);
   }
+}
+
+TEST(check_memory, refuses_a_span_beyond_64_bits) {
+  float x = 0;
+  constexpr index_t far = (index_t{1} << 62) + 1;
+  const zerotune::tensor_view<float, 2> view(&x, {2, 2}, {far, -far});
+  EXPECT_TRUE(test::mentions(
+      test::message_of([&] { zerotune::impl::check_memory("f", "x", view); }), {"fits 64 bits"}));
+}
+
+TEST(tensor_view, without_memory_has_no_address) {
+  const zerotune::tensor_view<float, 2> view(nullptr, {2, 0}, {7, 1});
+  EXPECT_EQ(view.pointer(1, 0), nullptr);
 }
 
 TEST(caches, are_plausible) {
