@@ -14,7 +14,7 @@ int main() {
   zt::rescale_weights(zt::tensor_view(weights.data(), {1, 2, 1, 3}),
                       zt::initial_token(zt::tensor_view(gammas.data(), {2})));
 
-  for (int head = 0; head < 2; ++head)
+  for (std::size_t head = 0; head < 2; ++head)
     std::printf("%.3f %.3f %.3f\n", weights[3 * head], weights[3 * head + 1],
                 weights[3 * head + 2]);
   // 0.600 0.300 0.100
