@@ -85,7 +85,7 @@ int next_piece(std::int64_t left) {
   const std::uint64_t whole = std::bit_ceil(rows);
   const auto cost = static_cast<std::int64_t>(rows) + cost_of_a_call * std::popcount(rows);
   const bool at_once = static_cast<std::int64_t>(whole) + cost_of_a_call <= cost;
-  return std::bit_width(at_once ? whole : rows) - 1;
+  return static_cast<int>(std::bit_width(at_once ? whole : rows)) - 1;
 }
 
 /// Rows of inputs as the primitives read them.
@@ -283,8 +283,7 @@ class onednn_matrix final : public packed_matrix {
       thread_local std::vector<zerotune::bfloat16> rounded;
       rounded.resize(std::max({size, end, rounded.size()}));
       round({x, size}, rounded);
-      if (padded_rows > 0)
-        std::fill(rounded.begin() + size, rounded.begin() + end, zerotune::bfloat16());
+      if (padded_rows > 0) std::fill_n(rounded.data() + size, end - size, zerotune::bfloat16());
       const auto* const data = reinterpret_cast<const char*>(rounded.data());
       const std::int64_t row_bytes = inputs() * std::int64_t{sizeof(zerotune::bfloat16)};
       return {data, data + padded_first * row_bytes, row_bytes, rows};
