@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace llama {
 
@@ -53,11 +54,14 @@ template <class Body>
          [=](float* p, vector v) { store_part(p + i, v, count - i); });
 }
 
-/// Sum of the lanes, pairwise.
-[[gnu::always_inline]] inline float sum_of(vector v) {
-  float lanes[vector_lanes];
+/// Sum of the lanes of a vector of floats or doubles, pairwise.
+template <class Vector>
+[[gnu::always_inline]] inline auto sum_of(Vector v) {
+  using element = std::remove_cvref_t<decltype(v[0])>;
+  constexpr int count = sizeof(Vector) / sizeof(element);
+  element lanes[count];
   std::memcpy(lanes, &v, sizeof v);
-  for (int width = vector_lanes / 2; width > 0; width /= 2)
+  for (int width = count / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
   return lanes[0];
 }
@@ -94,15 +98,6 @@ template <class Body>
     const half_vector rounded = __builtin_convertvector(result, half_vector);
     std::memcpy(p + i, &rounded, bytes);
   });
-}
-
-/// Sum of the lanes, pairwise.
-[[gnu::always_inline]] inline double sum_of(double_vector v) {
-  double lanes[double_lanes];
-  std::memcpy(lanes, &v, sizeof v);
-  for (int width = double_lanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
 }
 
 /// e^x, relative error below 1e-15, for x in [-708, 709]; below, 0. NaN is NaN.

@@ -90,18 +90,23 @@ class tensor_view {
   template <class... Indices>
     requires(sizeof...(Indices) == Rank && (std::convertible_to<Indices, index_t> && ...))
   ZEROTUNE_ALWAYS_INLINE constexpr T* pointer(Indices... indices) const {
-    const index_t index[Rank] = {static_cast<index_t>(indices)...};
-    index_t offset = 0;
-    for (std::size_t i = 0; i < Rank; ++i) offset += index[i] * strides_[i];
-    return data_ ? data_ + offset : nullptr;
+    return data_ ? data_ + offset(indices...) : nullptr;
   }
   template <class... Indices>
     requires(sizeof...(Indices) == Rank && (std::convertible_to<Indices, index_t> && ...))
   ZEROTUNE_ALWAYS_INLINE constexpr T& operator()(Indices... indices) const {
-    return *pointer(indices...);
+    return data_[offset(indices...)];
   }
 
  private:
+  template <class... Indices>
+  ZEROTUNE_ALWAYS_INLINE constexpr index_t offset(Indices... indices) const {
+    const index_t index[Rank] = {static_cast<index_t>(indices)...};
+    index_t sum = 0;
+    for (std::size_t i = 0; i < Rank; ++i) sum += index[i] * strides_[i];
+    return sum;
+  }
+
   T* data_ = nullptr;
   index_t extents_[Rank] = {};
   index_t strides_[Rank] = {};

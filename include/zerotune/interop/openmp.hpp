@@ -66,13 +66,9 @@ class openmp_executor {
 #else
     const auto& call = body;
 #endif
-    if (num_threads_ > 0) {
-#pragma omp parallel for schedule(dynamic) num_threads(num_threads_)
-      for (index_t i = 0; i < count; ++i) call(i);
-    } else {
-#pragma omp parallel for schedule(dynamic)
-      for (index_t i = 0; i < count; ++i) call(i);
-    }
+    const int team = num_threads();
+#pragma omp parallel for schedule(dynamic) num_threads(team)
+    for (index_t i = 0; i < count; ++i) call(i);
 #if ZEROTUNE_EXCEPTIONS
     if (error) std::rethrow_exception(error);
 #endif
