@@ -99,6 +99,39 @@ TEST_P(pool_of, runs_a_call_inside_a_body_of_another_pool_inside_its_own) {
   EXPECT_EQ(calls.load(), 60);
 }
 
+// Both threads of the inner pool are in a body when they call the outer one: the turn is held by the
+// call that waits for them.
+TEST_P(pool_of, runs_a_call_from_every_thread_of_another_pool_inside_its_own) {
+  thread_pool outer(GetParam()), inner(2);
+  std::atomic<int> calls{0};
+  outer.parallel_for(4, [&](index_t i) {
+    if (i != 0) return;
+    std::atomic<int> begun{0};
+    inner.parallel_for(2, [&](index_t) {
+      for (++begun; begun.load() < 2;) std::this_thread::yield();
+      outer.parallel_for(5, [&](index_t) { ++calls; });
+    });
+  });
+  EXPECT_EQ(calls.load(), 10);
+}
+
+// Two threads, each in a body of the pool that the other one calls.
+TEST_P(pool_of, runs_calls_that_cross) {
+  thread_pool one(GetParam()), other(GetParam());
+  std::atomic<int> begun{0}, calls{0};
+  const auto call = [&](thread_pool& outside, thread_pool& inside) {
+    outside.parallel_for(3, [&](index_t i) {
+      if (i != 0) return;
+      for (++begun; begun.load() < 2;) std::this_thread::yield();
+      inside.parallel_for(5, [&](index_t) { ++calls; });
+    });
+  };
+  std::thread crossing([&] { call(other, one); });
+  call(one, other);
+  crossing.join();
+  EXPECT_EQ(calls.load(), 10);
+}
+
 TEST_P(pool_of, throws_what_a_body_throws_and_works_again) {
   thread_pool pool(GetParam());
   for (int round = 0; round < 50; ++round) {

@@ -17,8 +17,9 @@ inline namespace ZEROTUNE_ABI {
 
 /// A fixed number of threads, the caller's among them. Between calls they look out for the next one
 /// for some ten microseconds, then they sleep: a call of less than a millisecond would otherwise
-/// spend a tenth of its time on waking them. Several threads may call parallel_for at once (they
-/// take turns); a call from inside a body runs serially.
+/// spend a tenth of its time on waking them. Several threads may call parallel_for at once: they take
+/// turns. A call from inside a body, of this pool or of another, never waits for a turn: it runs
+/// serially where the pool is at work already.
 class thread_pool {
  public:
   /// @param num_threads  threads that work on a call, the caller's included; at least 1
@@ -53,7 +54,14 @@ class thread_pool {
       for (index_t i = 0; i < count; ++i) body(i);
       return;
     }
-    const std::lock_guard turn(turn_);
+    std::unique_lock turn(turn_, std::defer_lock);
+    if (!innermost()) {
+      turn.lock();
+    } else if (!turn.try_lock()) {
+      // Whoever has the turn may wait for this thread's body, by way of another pool.
+      for (index_t i = 0; i < count; ++i) body(i);
+      return;
+    }
     job work{count, &body, [](const void* b, index_t i) { (*static_cast<const Body*>(b))(i); }};
     {
       const std::lock_guard lock(mutex_);
@@ -106,8 +114,7 @@ class thread_pool {
     thread_local const nesting* pools = nullptr;
     return pools;
   }
-  /// Whether this thread runs a body of this pool, perhaps inside one of another pool: a turn of
-  /// its own would never come.
+  /// Whether this thread runs a body of this pool, perhaps inside one of another pool.
   bool works_here() const {
     for (const nesting* at = innermost(); at; at = at->outer)
       if (at->pool == this) return true;
