@@ -121,16 +121,73 @@ TYPED_TEST(scratch_of, a_workspace_for_wide_groups_is_enough_for_fewer_queries) 
             "");
 }
 
+/// Three packed sequences, the last one by far the longest.
+template <class Kernel>
+struct packed_sequences {
+  using type = typename Kernel::type;
+  using options = zerotune::ragged_options<zerotune::accumulator_t<type>>;
+
+  packed_sequences() { q.randomise(1), k.randomise(2), v.randomise(3); }
+
+  index_t bytes(index_t max_q_len, const zerotune::attention_plan& plan, index_t threads) {
+    return zerotune::attention_ragged_workspace_bytes(typename Kernel::backend{}, q.const_view(),
+                                                      k.const_view(), v.const_view(), out.view(),
+                                                      max_q_len, plan, threads);
+  }
+  template <class Executor = zerotune::serial_executor>
+  void run(const options& how, Executor&& executor = {}) {
+    zerotune::attention_ragged(
+        typename Kernel::backend{}, q.const_view(), k.const_view(), v.const_view(), out.view(),
+        {test::list_view(q_offsets), test::list_view(kv_offsets)}, zerotune::causal{}, how, executor);
+  }
+
+  test::tensor<type, 3> q{{126, 4, 24}}, k{{171, 2, 24}}, v{{171, 2, 24}}, out{{126, 4, 24}};
+  std::vector<index_t> q_offsets{0, 1, 26, 126}, kv_offsets{0, 40, 71, 171};
+};
+
 TYPED_TEST(scratch_of, packed_sequences_allocate_once_before_they_write) {
-  using type = typename TypeParam::type;
-  test::tensor<type, 3> q({60, 4, 24}), k({90, 2, 24}), v({90, 2, 24}), out({60, 4, 24});
-  q.randomise(1), k.randomise(2), v.randomise(3);
-  const std::vector<index_t> q_offsets{0, 25, 60}, kv_offsets{0, 40, 90};
-  const zerotune::ragged_batch sequences{test::list_view(q_offsets), test::list_view(kv_offsets)};
+  packed_sequences<TypeParam> p;
   const long before = test::allocations;
-  zerotune::attention_ragged(typename TypeParam::backend{}, q.const_view(), k.const_view(),
-                             v.const_view(), out.view(), sequences, zerotune::causal{});
+  p.run({});
   EXPECT_LE(test::allocations - before, 1);
+}
+
+TYPED_TEST(scratch_of, packed_sequences_with_a_workspace_allocate_nothing_and_change_no_bit) {
+  packed_sequences<TypeParam> p;
+  p.run({});
+  const auto expected = p.out.elements();
+  zerotune::thread_pool pool(3);
+  for (const index_t threads : {1, 3}) {
+    typename packed_sequences<TypeParam>::options how;
+    how.plan = zerotune::plan_attention();
+    std::vector<std::byte> workspace(static_cast<std::size_t>(p.bytes(100, how.plan, threads)));
+    if (!workspace.empty()) how.workspace = zerotune::view_of(workspace);
+    p.out.fill(9);
+    const long before = test::allocations;
+    threads == 1 ? p.run(how) : p.run(how, pool);
+    EXPECT_EQ(test::allocations - before, 0) << threads << " threads";
+    EXPECT_TRUE(test::same_bits(p.out.elements(), expected)) << threads << " threads";
+  }
+}
+
+TYPED_TEST(scratch_of, packed_sequences_refuse_a_workspace_before_they_write) {
+  packed_sequences<TypeParam> p;
+  const index_t needed = p.bytes(100, {}, 1);
+  typename packed_sequences<TypeParam>::options how;
+  const auto message = [&] { return test::message_of([&] { p.run(how); }); };
+  const auto untouched = p.out.elements();
+  if (needed > 0) {  // enough for the first two sequences
+    ASSERT_LT(p.bytes(25, {}, 1), needed);
+    std::vector<std::byte> small(static_cast<std::size_t>(needed - 1));
+    how.workspace = zerotune::view_of(small);
+    EXPECT_TRUE(test::mentions(message(), {"attention_ragged", "workspace"})) << message();
+  }
+  // Over the last sequence's rows.
+  how.workspace = zerotune::tensor_view<std::byte, 1>(
+      reinterpret_cast<std::byte*>(p.out.view().pointer(125, 0, 0)), {4});
+  EXPECT_TRUE(test::mentions(message(), {"workspace", "out"})) << message();
+  EXPECT_TRUE(test::same_bits(p.out.elements(), untouched));
+  EXPECT_TRUE(test::mentions(test::message_of([&] { p.bytes(-1, {}, 1); }), {"max_q_len"}));
 }
 
 TYPED_TEST(scratch_of, a_workspace_over_another_tensor_is_refused) {

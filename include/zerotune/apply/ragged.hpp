@@ -28,6 +28,11 @@ struct ragged_options {
   tensor_view<Acc, 2> lse{};
   /// [batch]: position of the first query. Empty: the queries are the last positions.
   tensor_view<const index_t, 1> q_starts{};
+  /// As in attention_options.
+  attention_plan plan{};
+  /// Scratch memory of attention_ragged_workspace_bytes bytes or more, so that the call allocates
+  /// nothing. Empty: allocated once, before anything is written.
+  tensor_view<std::byte, 1> workspace{};
 };
 
 inline namespace ZEROTUNE_ABI {
@@ -97,6 +102,24 @@ tensor_view<T, 4> sequence_of(const tensor_view<T, 3>& packed, range rows) {
 
 }  // namespace impl
 
+/// Bytes of scratch memory that attention_ragged needs for `threads` threads with tensors of these
+/// heads, dims and element types and sequences of at most `max_q_len` queries each, however many
+/// they are and whatever keys they have.
+/// @throws invalid_argument for shapes that attention_ragged would refuse, and for max_q_len < 0
+template <class Backend, class Q, class K, class V, element Out>
+index_t attention_ragged_workspace_bytes(Backend backend, const tensor_view<Q, 3>& q,
+                                         const tensor_view<K, 3>& k, const tensor_view<V, 3>& v,
+                                         const tensor_view<Out, 3>& out, index_t max_q_len,
+                                         const attention_plan& plan = {}, index_t threads = 1) {
+  if (max_q_len < 0)
+    impl::fail("attention_ragged_workspace_bytes", "max_q_len", "at least 0",
+               std::to_string(max_q_len));
+  const range none{0, 0}, queries{0, max_q_len};
+  return attention_workspace_bytes(backend, impl::sequence_of(q, queries),
+                                   impl::sequence_of(k, none), impl::sequence_of(v, none),
+                                   impl::sequence_of(out, queries), plan, threads);
+}
+
 /// attention of packed sequences: each one as attention would run it alone, bit by bit.
 ///
 /// @param q         [total_q_len, num_heads, head_dim]
@@ -132,16 +155,24 @@ void attention_ragged(Backend backend, const tensor_view<Q, 3>& q, const tensor_
                "a multiple of num_kv_heads = " + std::to_string(k.extent(1)),
                std::to_string(q.extent(1)));
   const impl::footprint written = impl::check_output(function, "out", out);
+  impl::footprint lse{};
   impl::check_extent(function, "out", out, 0, "total_q_len", q.extent(0));
   impl::check_extent(function, "out", out, 1, "num_heads", q.extent(1));
   impl::check_extent(function, "out", out, 2, "value_dim", v.extent(2));
   for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "out", written, names[i], inputs[i]);
   if (options.lse.data()) {
-    const impl::footprint lse = impl::check_output(function, "lse", options.lse);
+    lse = impl::check_output(function, "lse", options.lse);
     impl::check_extent(function, "lse", options.lse, 0, "total_q_len", q.extent(0));
     impl::check_extent(function, "lse", options.lse, 1, "num_heads", q.extent(1));
     for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "lse", lse, names[i], inputs[i]);
     impl::check_disjoint(function, "lse", lse, "out", written);
+  }
+  if (options.workspace.data()) {
+    const impl::footprint memory = impl::check_memory(function, "workspace", options.workspace);
+    for (int i = 0; i < 3; ++i)
+      impl::check_disjoint(function, "workspace", memory, names[i], inputs[i]);
+    impl::check_disjoint(function, "workspace", memory, "out", written);
+    impl::check_disjoint(function, "workspace", memory, "lse", lse);
   }
   if (!impl::is_finite(options.softmax_scale))
     impl::fail(function, "softmax_scale", "a finite value", "NaN or infinity");
@@ -161,24 +192,31 @@ void attention_ragged(Backend backend, const tensor_view<Q, 3>& q, const tensor_
   check_modifier(modifier, function, longest);
 
   // One memory for all, before anything is written.
-  index_t bytes = 0;
-  for (index_t b = 0; b < batch; ++b) {
-    const range queries = rows_of(sequences.q_offsets, b), keys = rows_of(sequences.kv_offsets, b);
-    const index_t needed = attention_workspace_bytes(
-        backend, impl::sequence_of(q, queries), impl::sequence_of(k, keys),
-        impl::sequence_of(v, keys), impl::sequence_of(out, queries), {},
-        impl::attention_tasks_of(executor) > 1
-            ? static_cast<index_t>(std::thread::hardware_concurrency())
-            : index_t{1});
-    bytes = bytes < needed ? needed : bytes;
+  const auto bytes_for = [&](index_t threads) {
+    return attention_ragged_workspace_bytes(backend, q, k, v, out, longest.q_len, options.plan,
+                                            threads);
+  };
+  tensor_view<std::byte, 1> workspace = options.workspace;
+  std::unique_ptr<std::byte[]> owned;
+  if (!workspace.data()) {
+    const index_t bytes =
+        bytes_for(impl::attention_tasks_of(executor) > 1
+                      ? static_cast<index_t>(std::thread::hardware_concurrency())
+                      : index_t{1});
+    if (bytes > 0) {
+      owned.reset(new std::byte[static_cast<std::size_t>(bytes)]);
+      workspace = tensor_view<std::byte, 1>(owned.get(), {bytes});
+    }
+  } else if (workspace.extent(0) < bytes_for(1)) {
+    impl::fail(function, "workspace dim 0 (bytes)", "at least " + std::to_string(bytes_for(1)),
+               std::to_string(workspace.extent(0)));
   }
-  const std::unique_ptr<std::byte[]> memory(
-      bytes > 0 ? new std::byte[static_cast<std::size_t>(bytes)] : nullptr);
   for (index_t b = 0; b < batch; ++b) {
     const range queries = rows_of(sequences.q_offsets, b), keys = rows_of(sequences.kv_offsets, b);
     if (queries.empty()) continue;
     attention_options<acc> one;
-    if (memory) one.workspace = tensor_view<std::byte, 1>(memory.get(), {bytes});
+    one.plan = options.plan;
+    one.workspace = workspace;
     one.softmax_scale = options.softmax_scale;
     if (options.lse.data())
       one.lse = tensor_view<acc, 3>(options.lse.pointer(queries.begin, 0),
