@@ -80,27 +80,36 @@ function(zerotune_add_unit_tests folder)
   zerotune_add_test_executable(zerotune_test_${name} "${prefix}." "" "" "${sources}" "${libraries}")
 
   # The back end simd is the instruction set of its translation unit: once more for each of them.
-  if(folder MATCHES "^(kernel|apply|analysis|properties)$" AND TARGET zerotune::simd)
-    foreach(architecture IN LISTS ZEROTUNE_TEST_ARCHITECTURES)
-      zerotune_cpu_runs(${architecture} runs)
-      if(runs)
-        zerotune_add_test_executable(
-          zerotune_test_${name}_${architecture} "${prefix}.${architecture}." "*simd*"
-          "${ZEROTUNE_FLAGS_${architecture}}" "${sources}" "")
-      else()
-        add_test(NAME ${prefix}.${architecture} COMMAND "${CMAKE_COMMAND}" -E false)
-        set_tests_properties(${prefix}.${architecture} PROPERTIES LABELS unit DISABLED ON)
-      endif()
-    endforeach()
-    # Its products of bfloat16 pairs are what it has beyond avx512: the types that they are for.
-    zerotune_cpu_runs(avx512_bf16 runs)
-    if(folder MATCHES "^(kernel|properties)$" AND avx512 IN_LIST ZEROTUNE_TEST_ARCHITECTURES AND runs)
-      zerotune_add_test_executable(
-        zerotune_test_${name}_avx512_bf16 "${prefix}.avx512_bf16." "*simd*"
-        "${ZEROTUNE_FLAGS_avx512_bf16}" "${sources}" "")
-      target_compile_definitions(zerotune_test_${name}_avx512_bf16 PRIVATE ZEROTUNE_TEST_FEW_TYPES)
-    endif()
+  if(NOT folder MATCHES "^(kernel|apply|analysis|properties)$" OR NOT TARGET zerotune::simd)
+    return()
   endif()
+  set(sets ${ZEROTUNE_TEST_ARCHITECTURES})
+  # Its products of bfloat16 pairs are what it has beyond avx512.
+  if(folder MATCHES "^(kernel|properties)$" AND avx512 IN_LIST sets)
+    list(APPEND sets avx512_bf16)
+  endif()
+  set(widest "")
+  foreach(set IN LISTS sets)
+    zerotune_cpu_runs(${set} runs_${set})
+    if(runs_${set})
+      set(widest ${set})
+    endif()
+  endforeach()
+  foreach(set IN LISTS sets)
+    if(NOT runs_${set})
+      add_test(NAME ${prefix}.${set} COMMAND "${CMAKE_COMMAND}" -E false)
+      set_tests_properties(${prefix}.${set} PROPERTIES LABELS unit DISABLED ON)
+    elseif(NOT folder STREQUAL "properties" OR set STREQUAL widest
+           OR ZEROTUNE_TEST_EVERY_COMBINATION)
+      set(target zerotune_test_${name}_${set})
+      zerotune_add_test_executable(${target} "${prefix}.${set}." "*simd*"
+                                   "${ZEROTUNE_FLAGS_${set}}" "${sources}" "")
+      if(set STREQUAL "avx512_bf16"
+         OR NOT (folder STREQUAL "kernel" OR ZEROTUNE_TEST_EVERY_COMBINATION))
+        target_compile_definitions(${target} PRIVATE ZEROTUNE_TEST_FEW_TYPES)
+      endif()
+    endif()
+  endforeach()
 endfunction()
 
 # Whether this CPU has the instructions that ZEROTUNE_FLAGS_<architecture> allow.

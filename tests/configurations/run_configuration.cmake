@@ -18,6 +18,12 @@ endif()
 if(NOT FEW_TYPES)
   set(FEW_TYPES OFF)
 endif()
+set(labels -L "^unit$" -LE "^long$")
+if(EVERY_COMBINATION)
+  set(labels -L "^(unit|random)$")
+else()
+  set(EVERY_COMBINATION OFF)
+endif()
 if(LAUNCHER)
   list(APPEND definitions "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}")
 endif()
@@ -44,6 +50,7 @@ step("${CMAKE_COMMAND}" -S "${SOURCE}" -B "${BUILD}" -G "${GENERATOR}"
      "-DZEROTUNE_TEST_FILES=${FILES}" -DZEROTUNE_TEST_OPTIMIZATION=${OPTIMIZATION}
      -DZEROTUNE_TEST_STRUCTURE=OFF
      -DZEROTUNE_TEST_FEW_TYPES=${FEW_TYPES}
+     -DZEROTUNE_TEST_EVERY_COMBINATION=${EVERY_COMBINATION}
      -DZEROTUNE_BUILD_BENCHMARKS=OFF -DZEROTUNE_BUILD_EXAMPLES=${EXAMPLES}
      -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=${WITHOUT_OPENMP})
 step("${CMAKE_COMMAND}" --build "${BUILD}" --target zerotune_unit_tests --parallel ${jobs})
@@ -51,4 +58,4 @@ step("${CMAKE_COMMAND}" --build "${BUILD}" --target zerotune_unit_tests --parall
 step("${CMAKE_COMMAND}" -E env --unset=ZEROTUNE_MODEL_FILE TSAN_OPTIONS=halt_on_error=1
      "LSAN_OPTIONS=suppressions=${SOURCE}/tests/configurations/leaks_of_openmp.supp:print_suppressions=0"
      "${CMAKE_CTEST_COMMAND}" --test-dir "${BUILD}" --parallel ${jobs} --output-on-failure
-     --no-tests=error -L "^unit$" -LE "^long$" --progress)
+     --no-tests=error ${labels} --progress)
