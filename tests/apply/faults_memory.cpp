@@ -9,6 +9,8 @@
 #include "support/backends.hpp"
 #include "support/errors.hpp"
 #include "support/forms.hpp"
+#include "zerotune/apply/attention_backward.hpp"
+#include "zerotune/apply/ragged.hpp"
 
 namespace {
 
@@ -179,6 +181,58 @@ TEST(outputs, interleaved_with_an_overlap_are_an_error) {
   std::vector<float> other(64, 0.5f);
   const view4<const float> v(other.data(), {1, 1, 6, 5});
   EXPECT_TRUE(test::mentions(attention_message<float>(in, in, v, wide), {"out", "overlap"}));
+}
+
+// Lengths and positions are read while rows are written.
+TEST(outputs, that_overlap_a_list_are_an_error) {
+  std::vector<index_t> memory(512, 1);
+  const tensor_view<const index_t, 1> list(memory.data() + 40, {1});
+  const zerotune::sequence_options lengths{.kv_lengths = list}, starts{.q_starts = list};
+  const auto floats = reinterpret_cast<float*>(memory.data());
+  const view4<float> over(floats, {1, 1, 4, 24}), apart(floats + 256, {1, 1, 4, 24});
+  const view4<const float> in(floats + 512, {1, 1, 4, 24});
+  const tensor_view<float, 3> lse(floats + 400, {1, 1, 4}), bad_lse(floats + 78, {1, 1, 4});
+  const auto before = memory;
+  const auto refused = [&](const char* function, const char* output, const char* name,
+                           const auto& call) {
+    const std::string message = test::message_of(call);
+    EXPECT_TRUE(test::mentions(message, {function, output, "apart from", name})) << message;
+  };
+  for (const char* name : {"kv_lengths", "q_starts"}) {
+    const bool lengths_given = name[0] == 'k';
+    const auto& options = lengths_given ? lengths : starts;
+    refused("rescale_weights", "weights", name, [&] { rescale_weights(over, sink, options); });
+    refused("bias_logits", "logits", name, [&] { bias_logits(over, sink, options); });
+    refused("fill_mask", "mask", name, [&] { fill_mask(over, sink, options); });
+    zerotune::attention_options<float> how;
+    zerotune::output_options of_output;
+    zerotune::attention_backward_options<float> backward;
+    (lengths_given ? how.kv_lengths : how.q_starts) = list;
+    (lengths_given ? of_output.kv_lengths : of_output.q_starts) = list;
+    (lengths_given ? backward.kv_lengths : backward.q_starts) = list;
+    refused("attention", "out", name, [&] { attention(in, in, in, over, sink, how); });
+    refused("correct_output", "out", name,
+            [&] { correct_output(over, lse, in, in, in, sink, of_output); });
+    refused("correct_output", "lse", name,
+            [&] { correct_output(apart, bad_lse, in, in, in, sink, of_output); });
+    refused("attention_backward", "d_q", name, [&] {
+      const tensor_view<const float, 3> sums(lse.data(), {1, 1, 4});
+      attention_backward(in, in, in, in, sums, in, over, apart, apart,
+                         tensor_view<double, 2>{}, sink, backward);
+    });
+    how.lse = bad_lse;
+    refused("attention", "lse", name, [&] { attention(in, in, in, apart, sink, how); });
+  }
+  const index_t lengths_of[] = {0, 4};
+  refused("attention_ragged", "out", "q_offsets", [&] {
+    const tensor_view<float, 3> packed(floats, {4, 1, 24}), other(floats + 512, {4, 1, 24});
+    memory[40] = 0, memory[41] = 4;
+    const tensor_view<const index_t, 1> offsets(memory.data() + 40, {2});
+    attention_ragged(other, other, other, packed,
+                     {offsets, tensor_view<const index_t, 1>(lengths_of, {2})}, sink);
+  });
+  memory[40] = memory[41] = 1;
+  EXPECT_EQ(memory, before);
 }
 
 TEST(sizes, that_do_not_fit_64_bits_are_an_error) {

@@ -68,9 +68,7 @@ std::vector<sink_row> sink_rows(Backend, const tensor_view<Q, 4>& q, const tenso
   using kv_type = impl::plain<K>;
   const attention_shape shape = impl::check_qkv(function, q, k, k);
   impl::check_memory(function, "lse", lse);
-  impl::check_extent(function, "lse", lse, 0, "batch", shape.batch);
-  impl::check_extent(function, "lse", lse, 1, "num_heads", shape.num_heads);
-  impl::check_extent(function, "lse", lse, 2, "q_len", shape.q_len);
+  impl::check_row_shape(function, "lse", lse, shape);
   impl::check_scale(function, options.softmax_scale);
   const geometry g = impl::resolve(function, shape, {options.kv_lengths, options.q_starts});
   sink.check_positions(function, shape);

@@ -37,20 +37,16 @@ void gamma_gradient(Backend, const tensor_view<Out, 4>& out, const tensor_view<D
   const attention_shape shape = impl::check_qkv(function, q, k, v);
   impl::check_output_shape(function, "out", out, shape, v.extent(3));
   impl::check_output_shape(function, "d_out", d_out, shape, v.extent(3));
-  impl::check_extent(function, "lse", lse, 0, "batch", shape.batch);
-  impl::check_extent(function, "lse", lse, 1, "num_heads", shape.num_heads);
-  impl::check_extent(function, "lse", lse, 2, "q_len", shape.q_len);
-  const impl::footprint written = impl::check_output(function, "gradient", gradient);
-  const auto check_apart = [&](const char* name, const auto& input) {
-    impl::check_disjoint(function, "gradient", written, name,
-                         impl::check_memory(function, name, input));
-  };
-  check_apart("out", out);
-  check_apart("d_out", d_out);
-  check_apart("lse", lse);
-  check_apart("q", q);
-  check_apart("k", k);
-  check_apart("v", v);
+  impl::check_row_shape(function, "lse", lse, shape);
+  impl::call_tensors tensors(function);
+  tensors.read("out", out);
+  tensors.read("d_out", d_out);
+  tensors.read("lse", lse);
+  tensors.read("q", q);
+  tensors.read("k", k);
+  tensors.read("v", v);
+  impl::read_lists(tensors, options.kv_lengths, options.q_starts);
+  tensors.written("gradient", gradient);
   impl::check_extent(function, "gradient", gradient, 0, "batch", shape.batch);
   impl::check_extent(function, "gradient", gradient, 1, "num_heads", shape.num_heads);
   impl::check_scale(function, options.softmax_scale);

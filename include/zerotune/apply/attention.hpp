@@ -153,38 +153,27 @@ void attention(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
   impl::require_kernel<Backend, form::attention, kv_type>();
   constexpr const char* function = "attention";
   const attention_shape shape = impl::check_qkv(function, q, k, v);
-  const impl::footprint written = impl::check_output(function, "out", out);
+  impl::call_tensors tensors(function);
+  tensors.read("q", q);
+  tensors.read("k", k);
+  tensors.read("v", v);
+  impl::read_lists(tensors, options.kv_lengths, options.q_starts);
+  if (options.sink_positions.data()) tensors.read("sink_positions", options.sink_positions);
+  tensors.written("out", out);
   impl::check_extent(function, "out", out, 0, "batch", shape.batch);
   impl::check_extent(function, "out", out, 1, "num_heads", shape.num_heads);
   impl::check_extent(function, "out", out, 2, "q_len", shape.q_len);
   impl::check_extent(function, "out", out, 3, "value_dim", v.extent(3));
-  const impl::footprint inputs[3] = {impl::check_memory(function, "q", q),
-                                     impl::check_memory(function, "k", k),
-                                     impl::check_memory(function, "v", v)};
-  constexpr const char* names[3] = {"q", "k", "v"};
-  for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "out", written, names[i], inputs[i]);
-  impl::footprint lse{}, mass{};
   if (options.lse.data()) {
-    lse = impl::check_row_output(function, "lse", options.lse, shape);
-    for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "lse", lse, names[i], inputs[i]);
-    impl::check_disjoint(function, "lse", lse, "out", written);
+    impl::check_row_shape(function, "lse", options.lse, shape);
+    tensors.written("lse", options.lse);
   }
   if (options.sink_mass.data()) {
-    mass = impl::check_row_output(function, "sink_mass", options.sink_mass, shape);
-    for (int i = 0; i < 3; ++i)
-      impl::check_disjoint(function, "sink_mass", mass, names[i], inputs[i]);
-    impl::check_disjoint(function, "sink_mass", mass, "out", written);
-    impl::check_disjoint(function, "sink_mass", mass, "lse", lse);
+    impl::check_row_shape(function, "sink_mass", options.sink_mass, shape);
+    tensors.written("sink_mass", options.sink_mass);
     impl::check_positions(function, options.sink_positions, shape.batch, shape.kv_len);
   }
-  if (options.workspace.data()) {
-    const impl::footprint memory = impl::check_memory(function, "workspace", options.workspace);
-    for (int i = 0; i < 3; ++i)
-      impl::check_disjoint(function, "workspace", memory, names[i], inputs[i]);
-    impl::check_disjoint(function, "workspace", memory, "out", written);
-    impl::check_disjoint(function, "workspace", memory, "lse", lse);
-    impl::check_disjoint(function, "workspace", memory, "sink_mass", mass);
-  }
+  if (options.workspace.data()) tensors.scratch("workspace", options.workspace);
   impl::check_scale(function, static_cast<double>(options.softmax_scale));
   const geometry g =
       impl::resolve(function, shape, sequence_options{options.kv_lengths, options.q_starts});

@@ -188,25 +188,21 @@ void attention_backward(
     for (std::size_t i = 0; i < 2; ++i)
       impl::check_extent(function, "d_log_gamma", d_log_gamma, i, query_dims[i], query_extents[i]);
 
-  const impl::footprint memory[11] = {
-      impl::check_memory(function, "q", q),
-      impl::check_memory(function, "k", k),
-      impl::check_memory(function, "v", v),
-      impl::check_memory(function, "out", out),
-      impl::check_memory(function, "lse", lse),
-      impl::check_memory(function, "d_out", d_out),
-      impl::check_output(function, "d_q", d_q),
-      impl::check_output(function, "d_k", d_k),
-      impl::check_output(function, "d_v", d_v),
-      d_log_gamma.data() ? impl::check_output(function, "d_log_gamma", d_log_gamma)
-                         : impl::footprint{},
-      options.workspace.data() ? impl::check_output(function, "workspace", options.workspace)
-                               : impl::footprint{}};
-  constexpr const char* names[11] = {"q",   "k",   "v",   "out",         "lse",      "d_out",
-                                     "d_q", "d_k", "d_v", "d_log_gamma", "workspace"};
-  for (int i = 6; i < 11; ++i)
-    for (int j = 0; j < i; ++j)
-      impl::check_disjoint(function, names[i], memory[i], names[j], memory[j]);
+  impl::call_tensors tensors(function);
+  tensors.read("q", q);
+  tensors.read("k", k);
+  tensors.read("v", v);
+  tensors.read("out", out);
+  tensors.read("lse", lse);
+  tensors.read("d_out", d_out);
+  impl::read_lists(tensors, options.kv_lengths, options.q_starts);
+  if (options.initial_positions.data())
+    tensors.read("initial_positions", options.initial_positions);
+  tensors.written("d_q", d_q);
+  tensors.written("d_k", d_k);
+  tensors.written("d_v", d_v);
+  if (d_log_gamma.data()) tensors.written("d_log_gamma", d_log_gamma);
+  if (options.workspace.data()) tensors.scratch("workspace", options.workspace);
 
   impl::check_scale(function, static_cast<double>(options.softmax_scale));
   impl::check_positions(function, options.initial_positions, shape.batch, shape.kv_len);

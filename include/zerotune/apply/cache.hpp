@@ -43,9 +43,8 @@ struct cache_access<tensor_view<T, 4>> {
     return {cache.extent(0), cache.extent(1), cache.extent(2), cache.extent(3) * cell_size<cell>};
   }
   static void check_lengths(const char*, const char*, const view&, const geometry&) {}
-  static void check_apart(const char* function, const char* output, const footprint& written,
-                          const char* name, const view& cache) {
-    check_disjoint(function, output, written, name, check_memory(function, name, cache));
+  static void read(call_tensors& tensors, const char* name, const view& cache) {
+    tensors.read(name, cache);
   }
   static kv_rows<cell> rows(const view& cache, index_t batch, index_t kv_head) {
     return {cache.pointer(batch, kv_head, 0, 0), cache.stride(2), cache.stride(3)};
@@ -84,12 +83,9 @@ struct cache_access<paged_cache<T>> {
                "a page in [0, " + std::to_string(cache.pages.extent(0)) + ")",
                std::to_string(cache.block_table(b, n)));
   }
-  static void check_apart(const char* function, const char* output, const footprint& written,
-                          const char* name, const view& cache) {
-    const std::string table = std::string(name) + " block_table";
-    check_disjoint(function, output, written, name, check_memory(function, name, cache.pages));
-    check_disjoint(function, output, written, table.c_str(),
-                   check_memory(function, table.c_str(), cache.block_table));
+  static void read(call_tensors& tensors, const char* name, const view& cache) {
+    tensors.read(name, cache.pages);
+    tensors.read(name, cache.block_table, " block_table");
   }
   static kv_rows<cell> rows(const view& cache, index_t batch, index_t kv_head) {
     return {cache.pages.pointer(0, kv_head, 0, 0),

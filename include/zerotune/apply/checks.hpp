@@ -123,6 +123,50 @@ inline void check_disjoint(const char* function, const char* output, const footp
     fail(function, output, std::string("memory apart from ") + input, "overlapping memory");
 }
 
+/// The tensors of one call: what it writes lies apart from all that was named before.
+class call_tensors {
+ public:
+  explicit call_tensors(const char* function) : function_(function) {}
+
+  /// An input. @param part  what of `name` it is, as in " block_table"; a literal, like `name`
+  template <class T, std::size_t Rank>
+  void read(const char* name, const tensor_view<T, Rank>& view, const char* part = "") {
+    add(name, part, *part ? check_memory(function_, (std::string(name) + part).c_str(), view)
+                          : check_memory(function_, name, view));
+  }
+  /// An output.
+  template <class T, std::size_t Rank>
+  void written(const char* name, const tensor_view<T, Rank>& view) {
+    add_apart(name, check_output(function_, name, view));
+  }
+  /// Memory without a shape that matters.
+  template <class T>
+  void scratch(const char* name, const tensor_view<T, 1>& view) {
+    add_apart(name, check_memory(function_, name, view));
+  }
+
+ private:
+  void add_apart(const char* name, const footprint& memory) {
+    for (int i = 0; i < count_; ++i)
+      if (!is_disjoint(memory, tensors_[i].memory))
+        fail(function_, name, std::string("memory apart from ") + tensors_[i].name + tensors_[i].part,
+             "overlapping memory");
+    add(name, "", memory);
+  }
+  void add(const char* name, const char* part, const footprint& memory) {
+    tensors_[count_++] = {name, part, memory};
+  }
+
+  struct named {
+    const char* name;
+    const char* part;
+    footprint memory;
+  };
+  const char* function_;
+  int count_ = 0;
+  named tensors_[16];  // one call has no more
+};
+
 template <class T, std::size_t Rank>
 void check_extent(const char* function, const char* name, const tensor_view<T, Rank>& view,
                   std::size_t dim, const char* dim_name, index_t expected) {

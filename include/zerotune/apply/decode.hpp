@@ -119,31 +119,25 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
   constexpr const char* function = "attention_decode";
   const attention_shape shape = impl::check_decode(function, q, k, v);
   const index_t head_dim = q.extent(3), value_dim = out.extent(3);
-  const impl::footprint q_bytes = impl::check_memory(function, "q", q);
-  const auto check_apart = [&](const char* name, const impl::footprint& written) {
-    impl::check_disjoint(function, name, written, "q", q_bytes);
-    impl::cache_access<K>::check_apart(function, name, written, "k", k);
-    impl::cache_access<V>::check_apart(function, name, written, "v", v);
-  };
-  const impl::footprint written = impl::check_output(function, "out", out);
+  impl::call_tensors tensors(function);
+  tensors.read("q", q);
+  impl::cache_access<K>::read(tensors, "k", k);
+  impl::cache_access<V>::read(tensors, "v", v);
+  impl::read_lists(tensors, options.kv_lengths, options.q_starts);
+  if (options.sink_positions.data()) tensors.read("sink_positions", options.sink_positions);
+  tensors.written("out", out);
   impl::check_extent(function, "out", out, 0, "batch", shape.batch);
   impl::check_extent(function, "out", out, 1, "num_heads", shape.num_heads);
   impl::check_extent(function, "out", out, 2, "q_len", shape.q_len);
   impl::check_extent(function, "out", out, 3, "value_dim",
                      impl::cache_access<V>::check(function, "v", v).dim);
-  check_apart("out", written);
-  impl::footprint lse{};
   if (options.lse.data()) {
-    lse = impl::check_row_output(function, "lse", options.lse, shape);
-    check_apart("lse", lse);
-    impl::check_disjoint(function, "lse", lse, "out", written);
+    impl::check_row_shape(function, "lse", options.lse, shape);
+    tensors.written("lse", options.lse);
   }
-  impl::footprint mass{};
   if (options.sink_mass.data()) {
-    mass = impl::check_row_output(function, "sink_mass", options.sink_mass, shape);
-    check_apart("sink_mass", mass);
-    impl::check_disjoint(function, "sink_mass", mass, "out", written);
-    impl::check_disjoint(function, "sink_mass", mass, "lse", lse);
+    impl::check_row_shape(function, "sink_mass", options.sink_mass, shape);
+    tensors.written("sink_mass", options.sink_mass);
     impl::check_positions(function, options.sink_positions, shape.batch, shape.kv_len);
   }
   if (!impl::is_finite(options.softmax_scale))
@@ -155,15 +149,11 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
   const index_t num_kv_heads = impl::cache_access<K>::check(function, "k", k).num_kv_heads;
   const index_t needed = decode_workspace_size(shape, num_kv_heads, head_dim, value_dim);
   if (options.workspace.data()) {
-    const impl::footprint memory = impl::check_output(function, "workspace", options.workspace);
     if (options.workspace.extent(0) < needed || options.workspace.stride(0) != 1)
       impl::fail(function, "workspace", std::to_string(needed) + " elements side by side",
                  std::to_string(options.workspace.extent(0)) + " of stride " +
                      std::to_string(options.workspace.stride(0)));
-    check_apart("workspace", memory);
-    impl::check_disjoint(function, "workspace", memory, "out", written);
-    impl::check_disjoint(function, "workspace", memory, "lse", lse);
-    impl::check_disjoint(function, "workspace", memory, "sink_mass", mass);
+    tensors.scratch("workspace", options.workspace);
   }
   check_modifier(modifier, function, shape);
   if (q.empty()) return;

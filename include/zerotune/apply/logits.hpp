@@ -31,7 +31,7 @@ void bias_logits(Backend, const tensor_view<T, Rank>& logits, const Modifier& mo
   impl::require_kernel<Backend, form::logits, T>();
   const auto rows = impl::with_leading_ones(logits);
   const attention_shape shape{rows.extent(0), rows.extent(1), rows.extent(2), rows.extent(3)};
-  impl::check_output("bias_logits", "logits", logits);
+  impl::check_in_place("bias_logits", "logits", logits, options);
   const geometry g = impl::resolve("bias_logits", shape, options);
   check_modifier(modifier, "bias_logits", shape);
   if (rows.empty()) return;

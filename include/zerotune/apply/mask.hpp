@@ -29,7 +29,7 @@ void fill_mask(Backend, const tensor_view<T, Rank>& mask, const Modifier& modifi
   impl::require_kernel<Backend, form::mask, T>();
   const auto rows = impl::with_leading_ones(mask);
   const attention_shape shape{rows.extent(0), rows.extent(1), rows.extent(2), rows.extent(3)};
-  impl::check_output("fill_mask", "mask", mask);
+  impl::check_in_place("fill_mask", "mask", mask, options);
   const geometry g = impl::resolve("fill_mask", shape, options);
   check_modifier(modifier, "fill_mask", shape);
   if (rows.empty()) return;

@@ -141,20 +141,14 @@ output_report correct_output(Backend, const tensor_view<Out, 4>& out,
   constexpr const char* function = "correct_output";
   const attention_shape shape = impl::check_qkv(function, q, k, v);
   impl::check_output_shape(function, "out", out, shape, v.extent(3));
-  const impl::footprint written[2] = {impl::check_output(function, "out", out),
-                                      impl::check_output(function, "lse", lse)};
-  const impl::footprint inputs[3] = {impl::check_memory(function, "q", q),
-                                     impl::check_memory(function, "k", k),
-                                     impl::check_memory(function, "v", v)};
-  constexpr const char* names[3] = {"q", "k", "v"};
-  for (int i = 0; i < 3; ++i) {
-    impl::check_disjoint(function, "out", written[0], names[i], inputs[i]);
-    impl::check_disjoint(function, "lse", written[1], names[i], inputs[i]);
-  }
-  impl::check_disjoint(function, "lse", written[1], "out", written[0]);
-  impl::check_extent(function, "lse", lse, 0, "batch", shape.batch);
-  impl::check_extent(function, "lse", lse, 1, "num_heads", shape.num_heads);
-  impl::check_extent(function, "lse", lse, 2, "q_len", shape.q_len);
+  impl::check_row_shape(function, "lse", lse, shape);
+  impl::call_tensors tensors(function);
+  tensors.read("q", q);
+  tensors.read("k", k);
+  tensors.read("v", v);
+  impl::read_lists(tensors, options.kv_lengths, options.q_starts);
+  tensors.written("out", out);
+  tensors.written("lse", lse);
   impl::check_scale(function, options.softmax_scale);
   impl::check_softcap(function, options.softcap);
   impl::check_min_d(function, options.min_d);
@@ -219,13 +213,12 @@ output_report correct_output_by_mass(Backend, const tensor_view<Out, 4>& out,
                "a multiple of num_kv_heads = " + std::to_string(v.extent(1)),
                std::to_string(shape.num_heads));
   impl::check_output_shape(function, "out", out, shape, v.extent(3));
-  impl::check_extent(function, "mass", mass, 0, "batch", shape.batch);
-  impl::check_extent(function, "mass", mass, 1, "num_heads", shape.num_heads);
-  impl::check_extent(function, "mass", mass, 2, "q_len", shape.q_len);
-  const impl::footprint written = impl::check_output(function, "out", out);
-  impl::check_disjoint(function, "out", written, "mass",
-                       impl::check_memory(function, "mass", mass));
-  impl::check_disjoint(function, "out", written, "v", impl::check_memory(function, "v", v));
+  impl::check_row_shape(function, "mass", mass, shape);
+  impl::call_tensors tensors(function);
+  tensors.read("mass", mass);
+  tensors.read("v", v);
+  impl::read_lists(tensors, options.kv_lengths, options.q_starts);
+  tensors.written("out", out);
   impl::check_min_d(function, options.min_d);
   const geometry g =
       impl::resolve(function, shape, sequence_options{options.kv_lengths, options.q_starts});

@@ -141,10 +141,13 @@ void attention_ragged(Backend backend, const tensor_view<Q, 3>& q, const tensor_
                       Executor&& executor = {}) {
   using acc = accumulator_t<impl::plain<K>>;
   constexpr const char* function = "attention_ragged";
-  const impl::footprint inputs[3] = {impl::check_memory(function, "q", q),
-                                     impl::check_memory(function, "k", k),
-                                     impl::check_memory(function, "v", v)};
-  constexpr const char* names[3] = {"q", "k", "v"};
+  impl::call_tensors tensors(function);
+  tensors.read("q", q);
+  tensors.read("k", k);
+  tensors.read("v", v);
+  tensors.read("q_offsets", sequences.q_offsets);
+  tensors.read("kv_offsets", sequences.kv_offsets);
+  impl::read_lists(tensors, {}, options.q_starts);
   impl::check_extent(function, "v", v, 0, "total_kv_len", k.extent(0));
   impl::check_extent(function, "v", v, 1, "num_kv_heads", k.extent(1));
   impl::check_extent(function, "k", k, 2, "head_dim", q.extent(2));
@@ -154,26 +157,16 @@ void attention_ragged(Backend backend, const tensor_view<Q, 3>& q, const tensor_
     impl::fail(function, "q dim 1 (num_heads)",
                "a multiple of num_kv_heads = " + std::to_string(k.extent(1)),
                std::to_string(q.extent(1)));
-  const impl::footprint written = impl::check_output(function, "out", out);
-  impl::footprint lse{};
+  tensors.written("out", out);
   impl::check_extent(function, "out", out, 0, "total_q_len", q.extent(0));
   impl::check_extent(function, "out", out, 1, "num_heads", q.extent(1));
   impl::check_extent(function, "out", out, 2, "value_dim", v.extent(2));
-  for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "out", written, names[i], inputs[i]);
   if (options.lse.data()) {
-    lse = impl::check_output(function, "lse", options.lse);
     impl::check_extent(function, "lse", options.lse, 0, "total_q_len", q.extent(0));
     impl::check_extent(function, "lse", options.lse, 1, "num_heads", q.extent(1));
-    for (int i = 0; i < 3; ++i) impl::check_disjoint(function, "lse", lse, names[i], inputs[i]);
-    impl::check_disjoint(function, "lse", lse, "out", written);
+    tensors.written("lse", options.lse);
   }
-  if (options.workspace.data()) {
-    const impl::footprint memory = impl::check_memory(function, "workspace", options.workspace);
-    for (int i = 0; i < 3; ++i)
-      impl::check_disjoint(function, "workspace", memory, names[i], inputs[i]);
-    impl::check_disjoint(function, "workspace", memory, "out", written);
-    impl::check_disjoint(function, "workspace", memory, "lse", lse);
-  }
+  if (options.workspace.data()) tensors.scratch("workspace", options.workspace);
   if (!impl::is_finite(options.softmax_scale))
     impl::fail(function, "softmax_scale", "a finite value", "NaN or infinity");
   impl::check_offsets(function, "q_offsets", sequences.q_offsets, q.extent(0));

@@ -48,15 +48,33 @@ inline geometry resolve(const char* function, const attention_shape& shape,
   return {shape, options.kv_lengths, options.q_starts};
 }
 
-/// An output of one number a row.
+/// The lists that a call reads beside its tensors.
+inline void read_lists(call_tensors& tensors, const tensor_view<const index_t, 1>& kv_lengths,
+                       const tensor_view<const index_t, 1>& q_starts) {
+  if (kv_lengths.data()) tensors.read("kv_lengths", kv_lengths);
+  if (q_starts.data()) tensors.read("q_starts", q_starts);
+}
+
+/// A tensor that a call changes in place, and the lists that it reads beside it.
+template <class T, std::size_t Rank>
+void check_in_place(const char* function, const char* name, const tensor_view<T, Rank>& view,
+                    const sequence_options& options) {
+  if (!options.kv_lengths.data() && !options.q_starts.data()) {
+    check_output(function, name, view);
+    return;
+  }
+  call_tensors tensors(function);
+  read_lists(tensors, options.kv_lengths, options.q_starts);
+  tensors.written(name, view);
+}
+
+/// A tensor of one number a row.
 template <class Acc>
-footprint check_row_output(const char* function, const char* name, const tensor_view<Acc, 3>& rows,
-                           const attention_shape& shape) {
-  const footprint written = check_output(function, name, rows);
+void check_row_shape(const char* function, const char* name, const tensor_view<Acc, 3>& rows,
+                     const attention_shape& shape) {
   check_extent(function, name, rows, 0, "batch", shape.batch);
   check_extent(function, name, rows, 1, "num_heads", shape.num_heads);
   check_extent(function, name, rows, 2, "q_len", shape.q_len);
-  return written;
 }
 
 /// Forms that carry one number per row act on one key of a row; a modifier that changes more

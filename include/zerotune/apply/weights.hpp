@@ -30,7 +30,7 @@ void rescale_weights(Backend, const tensor_view<T, Rank>& weights, const Modifie
   impl::require_kernel<Backend, form::weights, T>();
   const auto rows = impl::with_leading_ones(weights);
   const attention_shape shape{rows.extent(0), rows.extent(1), rows.extent(2), rows.extent(3)};
-  impl::check_output("rescale_weights", "weights", weights);
+  impl::check_in_place("rescale_weights", "weights", weights, options);
   const geometry g = impl::resolve("rescale_weights", shape, options);
   check_modifier(modifier, "rescale_weights", shape);
   if (rows.empty()) return;
