@@ -127,6 +127,9 @@ inline std::string cpu_name() {
 
 /// Prints the CPU, the instruction set in use and the roofs.
 inline void print_roofs() {
+#if !defined(__OPTIMIZE__)
+  std::printf("COMPILED WITHOUT OPTIMISATION: these figures mean nothing\n");
+#endif
   std::printf("%s; compiled for %s (%s), %s\n", cpu_name().c_str(),
               zerotune::instruction_set_name(), ZEROTUNE_ABI_NAME, __VERSION__);
   constexpr int count = 200000;

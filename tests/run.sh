@@ -42,6 +42,6 @@ if command -v ccache >/dev/null; then
 fi
 
 cmake -S . -B build -G Ninja -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release \
-  -DZEROTUNE_TEST_CONFIGURATIONS=ON "${launcher[@]}"
+  -DZEROTUNE_TEST_CONFIGURATIONS=ON -DZEROTUNE_BENCHMARK_OPTIMIZATION=-O0 "${launcher[@]}"
 cmake --build build --parallel "$jobs"
 ctest --test-dir build --parallel "$jobs" --output-on-failure -LE '^long$' "$@"

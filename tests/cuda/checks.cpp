@@ -88,6 +88,26 @@ TEST(checks, workspace) {
   EXPECT_MESSAGE(c.run(), "keys_per_split");
 }
 
+TEST(checks, workspace_over_another_tensor) {
+  call c;
+  const auto bytes_of = [](auto* data) {
+    return zt::tensor_view<std::byte, 1, zt::device_memory>(
+        reinterpret_cast<std::byte*>(data), {2 * heads * q_len * (dim + 1) * 4});
+  };
+  c.options.workspace = bytes_of(c.k.view({1, kv_heads, kv_len, dim}).data());
+  EXPECT_MESSAGE(c.run(), "attention: workspace: expected memory apart from k");
+  c.options.workspace = bytes_of(c.out.view({1, heads, q_len, dim}).data());
+  EXPECT_MESSAGE(c.run(), "attention: workspace: expected memory apart from out");
+  EXPECT_TRUE(c.launched.empty());
+}
+
+TEST(checks, workspace_bytes_of_no_shape) {
+  EXPECT_MESSAGE(zt::attention_workspace_bytes({1, heads, q_len, kv_len}, 0, dim),
+                 "attention_workspace_bytes: num_kv_heads: expected at least 1, got 0");
+  EXPECT_MESSAGE(zt::attention_workspace_bytes({1, heads, q_len, kv_len}, kv_heads, dim, -1),
+                 "attention_workspace_bytes: keys_per_split: expected at least 0, got -1");
+}
+
 TEST(checks, overlap_and_options) {
   call c;
   const auto q = c.q.view({1, heads, q_len, dim});

@@ -75,8 +75,14 @@ inline device_attention_plan plan_splits(const attention_shape& shape, index_t g
 /// Bytes of workspace that attention needs for this shape: the partial results of splits; 0 without
 /// splits.
 /// @param shape  batch, num_heads and the longest q_len and kv_len of the call
+/// @throws invalid_argument if num_kv_heads < 1 or keys_per_split < 0
 inline index_t attention_workspace_bytes(const attention_shape& shape, index_t num_kv_heads,
                                          index_t value_dim, index_t keys_per_split = 0) {
+  constexpr const char* function = "attention_workspace_bytes";
+  if (num_kv_heads < 1)
+    impl::fail(function, "num_kv_heads", "at least 1", std::to_string(num_kv_heads));
+  if (keys_per_split < 0)
+    impl::fail(function, "keys_per_split", "at least 0", std::to_string(keys_per_split));
   return impl::plan_splits(shape, shape.num_heads / num_kv_heads, value_dim, keys_per_split)
       .workspace_bytes;
 }
@@ -91,12 +97,11 @@ attention_shape check_device_attention(const char* function,
                                        const tensor_view<KV, 4, device_memory>& v,
                                        const tensor_view<Out, 4, device_memory>& out,
                                        const device_attention_options& options) {
-  const footprint written = check_device_output(function, "out", out);
-  const footprint inputs[3] = {check_device_memory(function, "q", q),
-                               check_device_memory(function, "k", k),
-                               check_device_memory(function, "v", v)};
-  constexpr const char* names[3] = {"q", "k", "v"};
-  for (int i = 0; i < 3; ++i) check_disjoint(function, "out", written, names[i], inputs[i]);
+  call_tensors tensors(function);
+  tensors.read("q", layout_of(q));
+  tensors.read("k", layout_of(k));
+  tensors.read("v", layout_of(v));
+  tensors.written("out", layout_of(out));
   check_device_extent(function, "v", v, 0, "batch", k.extent(0));
   check_device_extent(function, "v", v, 1, "num_kv_heads", k.extent(1));
   check_device_extent(function, "v", v, 2, "kv_len", k.extent(2));
@@ -112,13 +117,12 @@ attention_shape check_device_attention(const char* function,
   check_device_extent(function, "out", out, 2, "q_len", q.extent(2));
   check_device_extent(function, "out", out, 3, "value_dim", v.extent(3));
   if (options.lse.data()) {
-    const footprint lse = check_device_output(function, "lse", options.lse);
+    tensors.written("lse", layout_of(options.lse));
     check_device_extent(function, "lse", options.lse, 0, "batch", q.extent(0));
     check_device_extent(function, "lse", options.lse, 1, "num_heads", q.extent(1));
     check_device_extent(function, "lse", options.lse, 2, "q_len", q.extent(2));
-    for (int i = 0; i < 3; ++i) check_disjoint(function, "lse", lse, names[i], inputs[i]);
-    check_disjoint(function, "lse", lse, "out", written);
   }
+  if (options.workspace.data()) tensors.scratch("workspace", layout_of(options.workspace));
   if (!is_finite(options.softmax_scale))
     fail(function, "softmax_scale", "a finite value", "NaN or infinity");
   if (options.keys_per_split < 0)
