@@ -36,6 +36,7 @@ if(NOT OPTIMIZATION)
 endif()
 string(REPLACE ";" "\\;" layers "${LAYERS}")
 string(REPLACE "," "\\;" architectures "${ARCHITECTURES}")
+string(REPLACE "," "\\;" optimization "${OPTIMIZATION}")
 
 function(step)
   execute_process(COMMAND ${ARGV} RESULT_VARIABLE result)
@@ -47,7 +48,7 @@ endfunction()
 step("${CMAKE_COMMAND}" -S "${SOURCE}" -B "${BUILD}" -G "${GENERATOR}"
      "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_BUILD_TYPE=${BUILD_TYPE}" ${definitions}
      "-DZEROTUNE_TEST_LAYERS=${layers}" "-DZEROTUNE_TEST_ARCHITECTURES=${architectures}"
-     "-DZEROTUNE_TEST_FILES=${FILES}" -DZEROTUNE_TEST_OPTIMIZATION=${OPTIMIZATION}
+     "-DZEROTUNE_TEST_FILES=${FILES}" "-DZEROTUNE_TEST_OPTIMIZATION=${optimization}"
      -DZEROTUNE_TEST_STRUCTURE=OFF
      -DZEROTUNE_TEST_FEW_TYPES=${FEW_TYPES}
      -DZEROTUNE_TEST_EVERY_COMBINATION=${EVERY_COMBINATION}
