@@ -217,8 +217,8 @@ TEST(outputs, that_overlap_a_list_are_an_error) {
             [&] { correct_output(apart, bad_lse, in, in, in, sink, of_output); });
     refused("attention_backward", "d_q", name, [&] {
       const tensor_view<const float, 3> sums(lse.data(), {1, 1, 4});
-      attention_backward(in, in, in, in, sums, in, over, apart, apart,
-                         tensor_view<double, 2>{}, sink, backward);
+      attention_backward(in, in, in, in, sums, in, over, apart, apart, tensor_view<double, 2>{},
+                         sink, backward);
     });
     how.lse = bad_lse;
     refused("attention", "lse", name, [&] { attention(in, in, in, apart, sink, how); });

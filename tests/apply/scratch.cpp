@@ -136,9 +136,10 @@ struct packed_sequences {
   }
   template <class Executor = zerotune::serial_executor>
   void run(const options& how, Executor&& executor = {}) {
-    zerotune::attention_ragged(
-        typename Kernel::backend{}, q.const_view(), k.const_view(), v.const_view(), out.view(),
-        {test::list_view(q_offsets), test::list_view(kv_offsets)}, zerotune::causal{}, how, executor);
+    zerotune::attention_ragged(typename Kernel::backend{}, q.const_view(), k.const_view(),
+                               v.const_view(), out.view(),
+                               {test::list_view(q_offsets), test::list_view(kv_offsets)},
+                               zerotune::causal{}, how, executor);
   }
 
   test::tensor<type, 3> q{{126, 4, 24}}, k{{171, 2, 24}}, v{{171, 2, 24}}, out{{126, 4, 24}};

@@ -60,4 +60,5 @@ step("${CMAKE_COMMAND}" --build "${BUILD}" --target zerotune_unit_tests --parall
 step("${CMAKE_COMMAND}" -E env --unset=ZEROTUNE_MODEL_FILE TSAN_OPTIONS=halt_on_error=1
      "LSAN_OPTIONS=suppressions=${SOURCE}/tests/configurations/leaks_of_openmp.supp:print_suppressions=0"
      "${CMAKE_CTEST_COMMAND}" --test-dir "${BUILD}" --parallel ${jobs} --output-on-failure
-     --no-tests=error ${labels} --exclude-regex "Products/S[mM]ol[lL][mM]2" --progress)
+     --no-tests=error ${labels}
+     --exclude-regex "Products/S[mM]ol[lL][mM]2" --progress)

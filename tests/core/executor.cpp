@@ -99,8 +99,8 @@ TEST_P(pool_of, runs_a_call_inside_a_body_of_another_pool_inside_its_own) {
   EXPECT_EQ(calls.load(), 60);
 }
 
-// Both threads of the inner pool are in a body when they call the outer one: the turn is held by the
-// call that waits for them.
+// Both threads of the inner pool are in a body when they call the outer one: the turn is held by
+// the call that waits for them.
 TEST_P(pool_of, runs_a_call_from_every_thread_of_another_pool_inside_its_own) {
   thread_pool outer(GetParam()), inner(2);
   std::atomic<int> calls{0};

@@ -91,8 +91,8 @@ TEST(checks, workspace) {
 TEST(checks, workspace_over_another_tensor) {
   call c;
   const auto bytes_of = [](auto* data) {
-    return zt::tensor_view<std::byte, 1, zt::device_memory>(
-        reinterpret_cast<std::byte*>(data), {2 * heads * q_len * (dim + 1) * 4});
+    return zt::tensor_view<std::byte, 1, zt::device_memory>(reinterpret_cast<std::byte*>(data),
+                                                            {2 * heads * q_len * (dim + 1) * 4});
   };
   c.options.workspace = bytes_of(c.k.view({1, kv_heads, kv_len, dim}).data());
   EXPECT_MESSAGE(c.run(), "attention: workspace: expected memory apart from k");

@@ -12,6 +12,7 @@ import sys
 LAYERS = ("core", "policy", "apply", "analysis", "tuning", "interop")
 TYPE = re.compile(r"(?:struct|class|concept|enum class) (\w+)\b(?!;)|using (\w+) =")
 CONSTANT = re.compile(r"inline constexpr [^=({]*?\b(\w+)(?: =|\{)")
+NO_NAME = re.compile(r"(template|requires|static_assert|extern)\b")
 FUNCTION = re.compile(r"[\w:<>,&*\[\]\s]*?\b(\w+)\(")
 
 
@@ -26,7 +27,7 @@ def public_names(text: str) -> set[str]:
             nesting.pop()
         elif not nesting or {"impl", "detail"} & set(nesting):
             continue
-        elif not re.match(r"\w|\[\[", line) or re.match(r"(template|requires|static_assert|extern)\b", line):
+        elif not re.match(r"\w|\[\[", line) or NO_NAME.match(line):
             continue
         else:
             found = TYPE.match(line) or CONSTANT.match(line) or FUNCTION.match(line)

@@ -131,8 +131,9 @@ class call_tensors {
   /// An input. @param part  what of `name` it is, as in " block_table"; a literal, like `name`
   template <class T, std::size_t Rank>
   void read(const char* name, const tensor_view<T, Rank>& view, const char* part = "") {
-    add(name, part, *part ? check_memory(function_, (std::string(name) + part).c_str(), view)
-                          : check_memory(function_, name, view));
+    add(name, part,
+        *part ? check_memory(function_, (std::string(name) + part).c_str(), view)
+              : check_memory(function_, name, view));
   }
   /// An output.
   template <class T, std::size_t Rank>
@@ -149,7 +150,8 @@ class call_tensors {
   void add_apart(const char* name, const footprint& memory) {
     for (int i = 0; i < count_; ++i)
       if (!is_disjoint(memory, tensors_[i].memory))
-        fail(function_, name, std::string("memory apart from ") + tensors_[i].name + tensors_[i].part,
+        fail(function_, name,
+             std::string("memory apart from ") + tensors_[i].name + tensors_[i].part,
              "overlapping memory");
     add(name, "", memory);
   }

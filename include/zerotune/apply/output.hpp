@@ -19,8 +19,8 @@ struct output_options {
   double softcap = 0;
   /// Rows whose D is below are left untouched and listed. An error e of o becomes e / D, one of
   /// t = l_0 - L becomes about |t's error| |v_0 - o'| / D: in float, where logits of about 10 are
-  /// off by 1e-6, 1e-3 of the values at D = 1e-3, 1e-4 at 1e-2. Raise it to what you can bear. Where
-  /// D is nothing but rounding (64 units in the last place) a row is listed even at 0.
+  /// off by 1e-6, 1e-3 of the values at D = 1e-3, 1e-4 at 1e-2. Raise it to what you can bear.
+  /// Where D is nothing but rounding (64 units in the last place) a row is listed even at 0.
   double min_d = 1e-3;
   /// As in sequence_options.
   tensor_view<const index_t, 1> kv_lengths{};

@@ -192,10 +192,9 @@ void attention_ragged(Backend backend, const tensor_view<Q, 3>& q, const tensor_
   tensor_view<std::byte, 1> workspace = options.workspace;
   std::unique_ptr<std::byte[]> owned;
   if (!workspace.data()) {
-    const index_t bytes =
-        bytes_for(impl::attention_tasks_of(executor) > 1
-                      ? static_cast<index_t>(std::thread::hardware_concurrency())
-                      : index_t{1});
+    const index_t bytes = bytes_for(impl::attention_tasks_of(executor) > 1
+                                        ? static_cast<index_t>(std::thread::hardware_concurrency())
+                                        : index_t{1});
     if (bytes > 0) {
       owned.reset(new std::byte[static_cast<std::size_t>(bytes)]);
       workspace = tensor_view<std::byte, 1>(owned.get(), {bytes});

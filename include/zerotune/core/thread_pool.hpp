@@ -17,9 +17,9 @@ inline namespace ZEROTUNE_ABI {
 
 /// A fixed number of threads, the caller's among them. Between calls they look out for the next one
 /// for some ten microseconds, then they sleep: a call of less than a millisecond would otherwise
-/// spend a tenth of its time on waking them. Several threads may call parallel_for at once: they take
-/// turns. A call from inside a body, of this pool or of another, never waits for a turn: it runs
-/// serially where the pool is at work already.
+/// spend a tenth of its time on waking them. Several threads may call parallel_for at once: they
+/// take turns. A call from inside a body, of this pool or of another, never waits for a turn: it
+/// runs serially where the pool is at work already.
 class thread_pool {
  public:
   /// @param num_threads  threads that work on a call, the caller's included; at least 1
@@ -50,15 +50,8 @@ class thread_pool {
   template <class Body>
   void parallel_for(index_t count, const Body& body) {
     if (count <= 0) return;
-    if (workers_.empty() || count == 1 || works_here()) {
-      for (index_t i = 0; i < count; ++i) body(i);
-      return;
-    }
     std::unique_lock turn(turn_, std::defer_lock);
-    if (!innermost()) {
-      turn.lock();
-    } else if (!turn.try_lock()) {
-      // Whoever has the turn may wait for this thread's body, by way of another pool.
+    if (workers_.empty() || count == 1 || !take(turn)) {
       for (index_t i = 0; i < count; ++i) body(i);
       return;
     }
@@ -119,6 +112,12 @@ class thread_pool {
     for (const nesting* at = innermost(); at; at = at->outer)
       if (at->pool == this) return true;
     return false;
+  }
+  /// Takes the turn; inside a body only if it is free, since whoever has it may wait for that body.
+  bool take(std::unique_lock<std::mutex>& turn) const {
+    if (innermost()) return !works_here() && turn.try_lock();
+    turn.lock();
+    return true;
   }
 
   void run(job& work) {
