@@ -117,10 +117,11 @@ inline bool is_disjoint(const footprint& a, const footprint& b) {
   return false;
 }
 
+/// @param part  what of `input` b is, as in " block_table"
 inline void check_disjoint(const char* function, const char* output, const footprint& a,
-                           const char* input, const footprint& b) {
+                           const char* input, const footprint& b, const char* part = "") {
   if (!is_disjoint(a, b))
-    fail(function, output, std::string("memory apart from ") + input, "overlapping memory");
+    fail(function, output, std::string("memory apart from ") + input + part, "overlapping memory");
 }
 
 /// The tensors of one call: what it writes lies apart from all that was named before.
@@ -149,10 +150,8 @@ class call_tensors {
  private:
   void add_apart(const char* name, const footprint& memory) {
     for (int i = 0; i < count_; ++i)
-      if (!is_disjoint(memory, tensors_[i].memory))
-        fail(function_, name,
-             std::string("memory apart from ") + tensors_[i].name + tensors_[i].part,
-             "overlapping memory");
+      check_disjoint(function_, name, memory, tensors_[i].name, tensors_[i].memory,
+                     tensors_[i].part);
     add(name, "", memory);
   }
   void add(const char* name, const char* part, const footprint& memory) {
