@@ -81,7 +81,7 @@ void augment_query(const tensor_view<Q, 4>& q, const tensor_view<T, 4>& out,
   const geometry g = impl::resolve(function, shape, options);
   check_modifier(modifier, function, shape);
   impl::check_single_key(function, modifier, g);
-  const auto coordinate_of = [&](row r) {
+  const auto coordinate_of = [&](const row& r) {
     const range seen = impl::seen_keys(g, modifier, r);
     const range changed = intersect(changed_keys(modifier, r), seen);
     if (changed.empty() || impl::sees_only_excluded(modifier, r, seen)) return 0.0;
@@ -104,7 +104,7 @@ void augment_query(const tensor_view<Q, 4>& q, const tensor_view<T, 4>& out,
       }
   impl::copy_rows(q, out, executor);
   using acc = accumulator_t<T>;
-  impl::for_rows(executor, out, g, [&](T* data, row r) {
+  impl::for_rows(executor, out, g, [&](T* data, const row& r) {
     const double coordinate = coordinate_of(r);
     T* const extra = data + q.extent(3) * out.stride(3);
     const T high = static_cast<T>(static_cast<acc>(coordinate));

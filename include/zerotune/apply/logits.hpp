@@ -35,7 +35,7 @@ void bias_logits(Backend, const tensor_view<T, Rank>& logits, const Modifier& mo
   const geometry g = impl::resolve("bias_logits", shape, options);
   check_modifier(modifier, "bias_logits", shape);
   if (rows.empty()) return;
-  impl::for_rows(executor, rows, g, [&](T* data, row r) {
+  impl::for_rows(executor, rows, g, [&](T* data, const row& r) {
     impl::bias_row<Backend>(data, rows.stride(3), g, modifier, r);
   });
 }

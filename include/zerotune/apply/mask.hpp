@@ -33,7 +33,7 @@ void fill_mask(Backend, const tensor_view<T, Rank>& mask, const Modifier& modifi
   const geometry g = impl::resolve("fill_mask", shape, options);
   check_modifier(modifier, "fill_mask", shape);
   if (rows.empty()) return;
-  impl::for_rows(executor, rows, g, [&](T* data, row r) {
+  impl::for_rows(executor, rows, g, [&](T* data, const row& r) {
     impl::fill_mask_row<Backend>(data, rows.stride(3), g, modifier, r);
   });
 }

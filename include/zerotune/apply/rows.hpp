@@ -107,7 +107,12 @@ template <class Executor, class T, class Body>
 void for_rows(Executor& executor, const tensor_view<T, 4>& rows, const geometry& g,
               const Body& body) {
   for_row_blocks(executor, g.shape, [&](index_t b, index_t h, index_t first, index_t last) {
-    for (index_t i = first; i < last; ++i) body(rows.pointer(b, h, i, 0), g.at(b, h, i));
+    T* data = rows.pointer(b, h, first, 0);
+    row r = g.at(b, h, first);
+    for (index_t i = first;; data += rows.stride(2), ++r.q_pos) {
+      body(data, r);
+      if (++i == last) break;  // the pointer never goes beyond the last row
+    }
   });
 }
 

@@ -108,7 +108,7 @@ struct biases_alone {
 
 /// True if the row's gammas of 0 exclude all that it sees, so that it counts as unmodified.
 template <logit_modifier M>
-bool ignores_zero_gamma(const M& m, row r, range seen) {
+bool ignores_zero_gamma(const M& m, const row& r, range seen) {
   return sees_only_excluded(biases_alone<M>{&m}, r, seen);
 }
 

@@ -78,8 +78,8 @@ void block_dots(const attention_row_args<Q, KV, Out>& a, range block,
 /// becomes NaN if a score was not finite: a bounded transform would hide it. Returns the number of
 /// hidden keys.
 template <class Backend, class Acc, logit_modifier Modifier>
-index_t modify_scores(const Modifier& m, row r, range changed, bool ignore_zero_gamma, Acc* scores,
-                      Acc* poison) noexcept {
+index_t modify_scores(const Modifier& m, const row& r, range changed, bool ignore_zero_gamma,
+                      Acc* scores, Acc* poison) noexcept {
   index_t hidden = 0, done = 0;
   if constexpr (requires {
                   row_ops<Backend, Acc>::modify(m, r, changed, ignore_zero_gamma, scores, &hidden,
@@ -105,8 +105,8 @@ index_t modify_scores(const Modifier& m, row r, range changed, bool ignore_zero_
 /// Scores of one block of keys after the modifier; hidden keys get mask_bias. Returns the number of
 /// keys that are seen.
 template <class Backend, element Q, element KV, element Out, logit_modifier Modifier>
-index_t block_scores(const attention_row_args<Q, KV, Out>& a, const Modifier& m, row r, range block,
-                     bool ignore_zero_gamma, accumulator_t<KV>* scores,
+index_t block_scores(const attention_row_args<Q, KV, Out>& a, const Modifier& m, const row& r,
+                     range block, bool ignore_zero_gamma, accumulator_t<KV>* scores,
                      online_softmax<accumulator_t<KV>>& state) noexcept {
   using acc = accumulator_t<KV>;
   const tile_effect effect = m.effect(head_of{r.batch, r.head}, range{r.q_pos, r.q_pos + 1}, block);
@@ -136,7 +136,7 @@ index_t block_scores(const attention_row_args<Q, KV, Out>& a, const Modifier& m,
 /// One pass over the keys for value columns [first, first + columns).
 template <class Backend, element Q, element KV, element Out, logit_modifier Modifier>
 online_softmax<accumulator_t<KV>> attention_pass(const attention_row_args<Q, KV, Out>& a,
-                                                 const Modifier& m, row r, range seen,
+                                                 const Modifier& m, const row& r, range seen,
                                                  bool ignore_zero_gamma, index_t first,
                                                  index_t columns,
                                                  accumulator_t<KV>* sums) noexcept {

@@ -29,7 +29,7 @@ namespace impl {
 
 /// The keys that a row sees by geometry and masks.
 template <class Modifier>
-range seen_keys(const geometry& g, const Modifier& m, row r) {
+range seen_keys(const geometry& g, const Modifier& m, const row& r) {
   return intersect(visible_keys(m, r), {0, g.kv_length(r.batch)});
 }
 
@@ -50,7 +50,7 @@ inline constexpr double hidden_factor = -1;
 
 /// e^bias of one key. A modifier that knows it without a logarithm says so: factor(row, kv_pos).
 template <bias_modifier Modifier>
-double weight_factor(const Modifier& m, row r, index_t kv_pos) {
+double weight_factor(const Modifier& m, const row& r, index_t kv_pos) {
   if constexpr (requires { m.factor(r, kv_pos); }) {
     return m.factor(r, kv_pos);
   } else {
@@ -62,7 +62,7 @@ double weight_factor(const Modifier& m, row r, index_t kv_pos) {
 /// True if gamma = 0 excludes every key that the row sees: such a row is finalised as if it were
 /// unmodified. Decided by positions and masks alone, never by a weight.
 template <bias_modifier Modifier>
-bool sees_only_excluded(const Modifier& m, row r, range seen) {
+bool sees_only_excluded(const Modifier& m, const row& r, range seen) {
   const range changed = intersect(changed_keys(m, r), seen);
   if (seen.empty() || changed.size() != seen.size()) return false;
   bool any = false;

@@ -43,7 +43,7 @@ bool is_masked_logit(T value) {
 
 /// True if the row has a visible logit that gamma = 0 does not exclude.
 template <element T, logit_modifier Modifier>
-bool has_other_logit(const T* logits, index_t stride, const Modifier& m, row r, range seen) {
+bool has_other_logit(const T* logits, index_t stride, const Modifier& m, const row& r, range seen) {
   const range changed = intersect(changed_keys(m, r), seen);
   for (index_t j = seen.begin; j < seen.end; ++j) {
     if (is_masked_logit(logits[j * stride])) continue;
@@ -57,7 +57,8 @@ bool has_other_logit(const T* logits, index_t stride, const Modifier& m, row r, 
 /// Modifies one row of logits in place: transforms, biases, and -inf for the keys that the
 /// modifier's masks hide (those are written and never read).
 template <class Backend, element T, logit_modifier Modifier>
-void bias_row(T* logits, index_t stride, const geometry& g, const Modifier& m, row r) noexcept {
+void bias_row(T* logits, index_t stride, const geometry& g, const Modifier& m,
+              const row& r) noexcept {
   const range seen = seen_keys(g, m, r);
   const T hidden = static_cast<T>(minus_infinity(accumulator_t<T>{}));
   const index_t first = seen.empty() ? g.shape.kv_len : seen.begin;
@@ -92,7 +93,8 @@ void bias_row(T* logits, index_t stride, const geometry& g, const Modifier& m, r
 /// Writes the additive mask of one row: the sum of the biases, -inf where a key is hidden. A row
 /// in which gamma = 0 would exclude all that is seen is left at 0 there.
 template <class Backend, element T, bias_modifier Modifier>
-void fill_mask_row(T* mask, index_t stride, const geometry& g, const Modifier& m, row r) noexcept {
+void fill_mask_row(T* mask, index_t stride, const geometry& g, const Modifier& m,
+                   const row& r) noexcept {
   const range seen = seen_keys(g, m, r);
   const range changed = intersect(changed_keys(m, r), seen);
   const bool excluded = !changed.empty() && sees_only_excluded(m, r, seen);

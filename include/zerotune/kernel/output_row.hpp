@@ -38,7 +38,7 @@ struct corrected_head {
 
 /// D of a row from the weight a_j of each changed key: 1 + sum (e^{b_j} - 1) a_j.
 template <bias_modifier Modifier, class Weight>
-double row_divisor(const Modifier& m, row r, range changed, const Weight& weight) {
+double row_divisor(const Modifier& m, const row& r, range changed, const Weight& weight) {
   double d = 1.0;
   for (index_t j = changed.begin; j < changed.end; ++j) {
     const double bias = m.log_bias(r, static_cast<double>(j));
@@ -50,7 +50,7 @@ double row_divisor(const Modifier& m, row r, range changed, const Weight& weight
 /// Corrects row i in place. `weight(j)` is a_j of the unmodified attention; *d gets D.
 template <class Backend, element KV, element Out, bias_modifier Modifier, class Weight>
 row_status correct_row(const corrected_head<KV, Out>& head, index_t i, const geometry& g,
-                       const Modifier& m, row r, const Weight& weight, double* d) noexcept {
+                       const Modifier& m, const row& r, const Weight& weight, double* d) noexcept {
   using acc = accumulator_t<KV>;
   *d = 1.0;
   const range seen = seen_keys(g, m, r);

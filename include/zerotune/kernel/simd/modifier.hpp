@@ -35,7 +35,7 @@ inline constexpr index_t last_exact_position =
 /// As modify_scores of kernel/attention_row.hpp for whole batches of contiguous scores; returns how
 /// many keys it took, and counts the hidden ones.
 template <class Batch, logit_modifier Modifier>
-ZEROTUNE_ALWAYS_INLINE index_t modify_batches(const Modifier& m, row r, range changed,
+ZEROTUNE_ALWAYS_INLINE index_t modify_batches(const Modifier& m, const row& r, range changed,
                                               bool ignore_zero_gamma,
                                               typename Batch::value_type* scores, index_t* hidden,
                                               typename Batch::value_type* poison) {

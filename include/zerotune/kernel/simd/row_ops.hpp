@@ -9,6 +9,7 @@
 #include "zerotune/kernel/simd/prefetch.hpp"
 #include "zerotune/kernel/simd/scale.hpp"
 #include "zerotune/kernel/simd/transpose.hpp"
+#include "zerotune/kernel/simd/unrolled.hpp"
 
 #if defined(__GNUC__) && !defined(__clang__)  // as in xsimd_compat.hpp
 #pragma GCC diagnostic push
@@ -168,20 +169,23 @@ struct row_ops<backend::simd<Arch>, T> {
   ZEROTUNE_ALWAYS_INLINE static void dots_of_rows(const U* q, const T* k, index_t k_row,
                                                   index_t count, batch* products) {
     batch sums[together];
-    for (index_t n = 0; n < together; ++n) sums[n] = batch(acc(0));
+    impl::unrolled<together>([&](auto n)
+                                 __attribute__((always_inline)) { sums[n] = batch(acc(0)); });
     index_t i = 0;
     for (; i + lanes <= count; i += lanes) {
       const batch along = impl::load<batch>(q + i);
-      for (index_t n = 0; n < together; ++n)
+      impl::unrolled<together>([&](auto n) __attribute__((always_inline)) {
         sums[n] = impl::multiply_add(along, impl::load<batch>(k + n * k_row + i), sums[n]);
+      });
     }
     if (i < count) {
       const batch along = impl::load_first<batch>(q + i, count - i);
-      for (index_t n = 0; n < together; ++n)
+      impl::unrolled<together>([&](auto n) __attribute__((always_inline)) {
         sums[n] = impl::multiply_add(along, impl::load_first<batch>(k + n * k_row + i, count - i),
                                      sums[n]);
+      });
     }
-    for (index_t n = 0; n < together; ++n) products[n] = sums[n];
+    impl::unrolled<together>([&](auto n) __attribute__((always_inline)) { products[n] = sums[n]; });
   }
 
   /// scores[j] = factor * <q, k_j> for `keys` rows of k.
@@ -249,7 +253,7 @@ struct row_ops<backend::simd<Arch>, T> {
 
   /// The modifier on whole batches of scores; returns how many keys it took.
   template <class Modifier>
-  [[gnu::flatten]] static index_t modify(const Modifier& m, row r, range changed,
+  [[gnu::flatten]] static index_t modify(const Modifier& m, const row& r, range changed,
                                          bool ignore_zero_gamma, acc* scores, index_t* hidden,
                                          acc* poison) noexcept {
     return impl::modify_batches<batch>(m, r, changed, ignore_zero_gamma, scores, hidden, poison);
@@ -265,13 +269,18 @@ struct row_ops<backend::simd<Arch>, T> {
   ZEROTUNE_ALWAYS_INLINE static void accumulate_columns(const acc* weights, index_t keys,
                                                         const T* v, index_t v_row, acc* sums) {
     batch totals[Batches];
-    for (index_t n = 0; n < Batches; ++n) totals[n] = impl::load<batch>(sums + n * lanes);
+    impl::unrolled<Batches>([&](auto n) __attribute__((always_inline)) {
+      totals[n] = impl::load<batch>(sums + n * lanes);
+    });
     for (index_t j = 0; j < keys; ++j) {
       const batch w(weights[j]);
-      for (index_t n = 0; n < Batches; ++n)
+      impl::unrolled<Batches>([&](auto n) __attribute__((always_inline)) {
         totals[n] = impl::multiply_add(w, impl::load<batch>(v + j * v_row + n * lanes), totals[n]);
+      });
     }
-    for (index_t n = 0; n < Batches; ++n) totals[n].store_unaligned(sums + n * lanes);
+    impl::unrolled<Batches>([&](auto n) __attribute__((always_inline)) {
+      totals[n].store_unaligned(sums + n * lanes);
+    });
   }
 };
 

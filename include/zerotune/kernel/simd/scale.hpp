@@ -135,7 +135,7 @@ ZEROTUNE_ALWAYS_INLINE void scale_row(T* x, index_t count, typename Batch::value
   if (i != count) last.scale_to(x + count - size, f);
 }
 
-/// The sum of a contiguous row: some 40 numbers a lane in the accumulator, their total in double.
+/// The sum of a contiguous row: some 32 numbers a lane in the accumulator, their total in double.
 /// `first` is 0, or 1 to leave out the first element; vectors begin at x all the same, for there
 /// rows tend to be aligned. The next row is fetched as in scale_row.
 template <class Batch, class T>
@@ -143,45 +143,37 @@ ZEROTUNE_ALWAYS_INLINE double sum_row(const T* x, index_t count, index_t first =
                                       index_t step = 0) {
   using chunk = packed<Batch, T>;
   using real = typename Batch::value_type;
-  constexpr index_t size = chunk::size, block = 8 * size;
+  constexpr index_t size = chunk::size, block = 4 * size;
+  const Batch zero(real(0));
+  if (count < size) {
+    x += first, count -= first;
+    Batch sum = zero;
+    for (; count >= lanes<Batch>; x += lanes<Batch>, count -= lanes<Batch>) sum += load<Batch>(x);
+    if (count > 0) sum += load_first<Batch>(x, count);
+    return static_cast<double>(sum_of_lanes(sum));
+  }
   const next_row<T> next(x, count, step);
-  if (first != 0 && count < size) {
-    ++x, --count;
-    first = 0;
-  }
   double total = 0;
-  for (index_t i = 0; i < count;) {
-    Batch parts[8];
-    if (i + block <= count) {
+  const chunk begin = chunk::from(x);
+  Batch a = first != 0 ? begin.sum_but_first() : begin.sum(), b = zero, c = zero, d = zero;
+  index_t i = size;
+  while (i + block <= count) {
+    const index_t some = i + 32 * block < count ? i + 32 * block : count;
+    for (; i + block <= some; i += block) {
       next.fetch_in_sum(i, block);
-      parts[0] = i < first ? chunk::from(x).sum_but_first() : chunk::from(x + i).sum();
-      for (index_t k = 1; k < 8; ++k) parts[k] = chunk::from(x + i + k * size).sum();
-      i += block;
-    } else {
-      for (Batch& part : parts) part = Batch(real(0));
-      if (i < first) {
-        parts[7] = chunk::from(x).sum_but_first();
-        i = size;
-      }
+      a += chunk::from(x + i).sum();
+      b += chunk::from(x + i + size).sum();
+      c += chunk::from(x + i + 2 * size).sum();
+      d += chunk::from(x + i + 3 * size).sum();
     }
-    for (int n = 1; n < 32 && i + block <= count; ++n, i += block) {
-      next.fetch_in_sum(i, block);
-      for (index_t k = 0; k < 8; ++k) parts[k] += chunk::from(x + i + k * size).sum();
-    }
-    if (i + block > count) {
-      if (i + 4 * size <= count) {
-        for (index_t k = 0; k < 4; ++k) parts[k] += chunk::from(x + i + k * size).sum();
-        i += 4 * size;
-      }
-      for (; i + size <= count; i += size) parts[4] += chunk::from(x + i).sum();
-      for (; i + lanes<Batch> <= count; i += lanes<Batch>) parts[5] += load<Batch>(x + i);
-      if (i < count) parts[6] += load_first<Batch>(x + i, count - i);
-      i = count;
-    }
-    total += static_cast<double>(sum_of_lanes(((parts[0] + parts[1]) + (parts[2] + parts[3])) +
-                                              ((parts[4] + parts[5]) + (parts[6] + parts[7]))));
+    if (i + block > count) break;
+    total += static_cast<double>(sum_of_lanes((a + b) + (c + d)));
+    a = b = c = d = zero;
   }
-  return total;
+  for (; i + size <= count; i += size) b += chunk::from(x + i).sum();
+  for (; i + lanes<Batch> <= count; i += lanes<Batch>) c += load<Batch>(x + i);
+  if (i < count) d += load_first<Batch>(x + i, count - i);
+  return total + static_cast<double>(sum_of_lanes((a + b) + (c + d)));
 }
 
 }  // namespace impl

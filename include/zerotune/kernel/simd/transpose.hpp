@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "zerotune/kernel/simd/unrolled.hpp"
 #include "zerotune/kernel/simd/xsimd_compat.hpp"
 
 namespace zerotune {
@@ -32,9 +33,11 @@ ZEROTUNE_ALWAYS_INLINE void exchange_lanes(Batch& a, Batch& b, std::index_sequen
 template <class Batch, std::size_t Step = 1>
 ZEROTUNE_ALWAYS_INLINE void transpose_square(Batch (&rows)[Batch::size]) {
   if constexpr (Step < Batch::size) {
-    for (std::size_t i = 0; i < Batch::size; ++i)
-      if ((i & Step) == 0)
-        exchange_lanes<Step>(rows[i], rows[i + Step], std::make_index_sequence<Batch::size>{});
+    constexpr auto step = static_cast<index_t>(Step);
+    unrolled<lanes<Batch>>([&](auto i) __attribute__((always_inline)) {
+      if constexpr ((i.value & step) == 0)
+        exchange_lanes<Step>(rows[i], rows[i + step], std::make_index_sequence<Batch::size>{});
+    });
     transpose_square<Batch, 2 * Step>(rows);
   }
 }

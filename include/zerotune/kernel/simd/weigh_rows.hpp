@@ -60,7 +60,7 @@ ZEROTUNE_ALWAYS_INLINE void weigh_rows(const float* packed, index_t packed_row,
   greatest = Batch(greatest_of_four(greatest));
   const Batch raised = xsimd::select(greatest > former + Batch(raise_beyond), greatest, former);
   Batch sums[4];
-  for (Batch& sum : sums) sum = Batch(0.0f);
+  unrolled<4>([&](auto i) __attribute__((always_inline)) { sums[i] = Batch(0.0f); });
   for (index_t t = 0; t < tiles; t += 4)
     unrolled<4>([&](auto i) __attribute__((always_inline)) {
       const Batch weight = decode_weight(Batch::load_aligned(scores[t + i]), raised);
@@ -72,11 +72,11 @@ ZEROTUNE_ALWAYS_INLINE void weigh_rows(const float* packed, index_t packed_row,
     for (index_t t = 0; t < 4; ++t) poison[i][t] += of_lane[4 * i + t];
   raised.store_aligned(of_lane);
   for (index_t i = 0; i < 4; ++i) maximum[i] = of_lane[4 * i];
-  for (index_t t = 0; t < 4; ++t) {
+  unrolled<4>([&](auto t) __attribute__((always_inline)) {
     sums[t].store_aligned(of_lane);
     for (index_t i = 0; i < 4; ++i)
       __builtin_memcpy(&totals[i][4 * t], of_lane + 4 * i, 4 * sizeof(float));
-  }
+  });
 }
 #endif
 
