@@ -119,6 +119,29 @@ TEST(checks, overlap_and_options) {
   EXPECT_MESSAGE(c.run(), "attention: softmax_scale: expected a finite value");
 }
 
+TEST(checks, numbers_of_heads_and_rows_over_what_is_read) {
+  call c;
+  const auto keys = c.k.view({1, kv_heads, kv_len, dim});
+  zt::device_softmax_options softmax;
+  softmax.lse = {reinterpret_cast<float*>(keys.data()), {1, kv_heads, kv_len}};
+  EXPECT_MESSAGE(zt::softmax(c.m, keys, keys, zt::causal{}, softmax),
+                 "softmax: lse: expected memory apart from weights");
+  const storage table(zt::device_table_bytes({1, heads, q_len, kv_len}));
+  const auto sink =
+      zt::to_device(c.m, zt::initial_token{2.0f}, {1, heads, q_len, kv_len}, table.flat());
+  const auto q = c.q.view({1, heads, q_len, dim}), out = c.out.view({1, heads, q_len, dim});
+  const zt::tensor_view<double, 2, zt::device_memory> numbers(reinterpret_cast<double*>(q.data()),
+                                                              {1, heads});
+  EXPECT_MESSAGE(
+      zt::gamma_gradient(c.m, out, zt::tensor_view<const T, 4, zt::device_memory>(out),
+                         c.lse.view({1, heads, q_len}), q, keys,
+                         c.v.view({1, kv_heads, kv_len, dim}), sink, zt::causal{}, numbers),
+      "gamma_gradient: gradient: expected memory apart from q");
+  EXPECT_MESSAGE(zt::sink_mass(c.m, q, numbers, sink, zt::causal{}),
+                 "sink_mass: mass: expected memory apart from weights");
+  EXPECT_TRUE(c.launched.empty());
+}
+
 // The entries are checked where the table is built: a kernel would read outside of the caches.
 TEST(checks, page_tables) {
   const machine m;

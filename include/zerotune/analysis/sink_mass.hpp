@@ -23,9 +23,10 @@ void sink_mass(const tensor_view<T, 4>& weights, const tensor_view<double, 2>& m
                const initial_token& sink, const Masks& masks,
                const sequence_options& options = {}) {
   constexpr const char* function = "sink_mass";
-  const impl::footprint read = impl::check_memory(function, "weights", weights);
-  impl::check_disjoint(function, "mass", impl::check_output(function, "mass", mass), "weights",
-                       read);
+  impl::call_tensors tensors(function);
+  tensors.read("weights", weights);
+  impl::read_lists(tensors, options.kv_lengths, options.q_starts);
+  tensors.written("mass", mass);
   const attention_shape shape{weights.extent(0), weights.extent(1), weights.extent(2),
                               weights.extent(3)};
   impl::check_extent(function, "mass", mass, 0, "batch", shape.batch);
@@ -59,9 +60,9 @@ template <class T>
   requires element<impl::plain<T>>
 void attention_entropy(const tensor_view<T, 4>& weights, const tensor_view<double, 3>& entropy) {
   constexpr const char* function = "attention_entropy";
-  const impl::footprint read = impl::check_memory(function, "weights", weights);
-  impl::check_disjoint(function, "entropy", impl::check_output(function, "entropy", entropy),
-                       "weights", read);
+  impl::call_tensors tensors(function);
+  tensors.read("weights", weights);
+  tensors.written("entropy", entropy);
   impl::check_extent(function, "entropy", entropy, 0, "batch", weights.extent(0));
   impl::check_extent(function, "entropy", entropy, 1, "num_heads", weights.extent(1));
   impl::check_extent(function, "entropy", entropy, 2, "q_len", weights.extent(2));

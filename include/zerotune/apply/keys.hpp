@@ -40,9 +40,9 @@ inline constexpr double least_coordinate<float16> = -6e4;
 template <class From, class To>
 void check_augmented(const char* function, const char* name, const tensor_view<From, 4>& from,
                      const tensor_view<To, 4>& to, index_t extra) {
-  const footprint input = check_memory(function, name, from);
-  const footprint output = check_output(function, "out", to);
-  check_disjoint(function, "out", output, name, input);
+  call_tensors tensors(function);
+  tensors.read(name, from);
+  tensors.written("out", to);
   check_extent(function, "out", to, 0, "batch", from.extent(0));
   check_extent(function, "out", to, 1, "heads", from.extent(1));
   check_extent(function, "out", to, 2, "length", from.extent(2));

@@ -49,15 +49,15 @@ template <class T>
   requires element<std::remove_const_t<T>>
 void quantize(const tensor_view<T, 4>& from, const tensor_view<q8_0, 4>& to) {
   constexpr const char* function = "quantize";
-  const impl::footprint read = impl::check_memory(function, "from", from);
-  const impl::footprint written = impl::check_output(function, "to", to);
+  impl::call_tensors tensors(function);
+  tensors.read("from", from);
+  tensors.written("to", to);
   impl::check_extent(function, "to", to, 0, "batch", from.extent(0));
   impl::check_extent(function, "to", to, 1, "num_heads", from.extent(1));
   impl::check_extent(function, "to", to, 2, "length", from.extent(2));
   if (from.extent(3) % q8_0::size != 0)
     impl::fail(function, "from dim 3 (dim)", "a multiple of 32", std::to_string(from.extent(3)));
   impl::check_extent(function, "to", to, 3, "dim / 32", from.extent(3) / q8_0::size);
-  impl::check_disjoint(function, "to", written, "from", read);
   for (index_t b = 0; b < to.extent(0); ++b)
     for (index_t h = 0; h < to.extent(1); ++h)
       for (index_t j = 0; j < to.extent(2); ++j)

@@ -87,21 +87,19 @@ void softmax(const Backend& backend, const tensor_view<In, 4, device_memory>& lo
   constexpr const char* function = "softmax";
   const attention_shape shape{logits.extent(0), logits.extent(1), logits.extent(2),
                               logits.extent(3)};
-  const impl::footprint input = impl::check_device_memory(function, "logits", logits);
-  const impl::footprint output = impl::check_device_output(function, "weights", weights);
   bool same = static_cast<const void*>(logits.data()) == static_cast<const void*>(weights.data());
   constexpr const char* names[4] = {"batch", "num_heads", "q_len", "kv_len"};
   for (std::size_t i = 0; i < 4; ++i) {
     impl::check_device_extent(function, "weights", weights, i, names[i], logits.extent(i));
     same = same && (logits.extent(i) < 2 || logits.stride(i) == weights.stride(i));
   }
-  if (!same) impl::check_disjoint(function, "weights", output, "logits", input);
+  impl::call_tensors tensors(function);
+  if (!same) tensors.read("logits", impl::layout_of(logits));
+  tensors.written("weights", impl::layout_of(weights));
   if (options.lse.data()) {
-    const impl::footprint lse = impl::check_device_output(function, "lse", options.lse);
     for (std::size_t i = 0; i < 3; ++i)
       impl::check_device_extent(function, "lse", options.lse, i, names[i], logits.extent(i));
-    impl::check_disjoint(function, "lse", lse, "logits", input);
-    impl::check_disjoint(function, "lse", lse, "weights", output);
+    tensors.written("lse", impl::layout_of(options.lse));
   }
   impl::check_device_modifier(modifier, function, shape);
   const cuda::device_geometry g = impl::device_geometry_of(function, shape, options.sequences);

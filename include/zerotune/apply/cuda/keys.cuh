@@ -23,9 +23,9 @@ void launch_augment(const Backend& backend, const char* function, const char* na
                     const tensor_view<From, 4, device_memory>& from,
                     const tensor_view<T, 4, device_memory>& to, const cuda::device_geometry& g,
                     index_t extra, float inverse_scale, const Modifier& modifier) {
-  const footprint input = check_device_memory(function, name, from);
-  const footprint output = check_device_output(function, "out", to);
-  check_disjoint(function, "out", output, name, input);
+  call_tensors tensors(function);
+  tensors.read(name, layout_of(from));
+  tensors.written("out", layout_of(to));
   check_device_extent(function, "out", to, 0, "batch", from.extent(0));
   check_device_extent(function, "out", to, 1, "heads", from.extent(1));
   check_device_extent(function, "out", to, 2, "length", from.extent(2));

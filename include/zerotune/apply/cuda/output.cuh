@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cmath>
-#include <initializer_list>
 #include <string>
 
 #include "zerotune/apply/cuda/checks.cuh"
@@ -36,8 +35,7 @@ inline void check_device_softcap(const char* function, float softcap) {
     fail(function, "softcap", "a finite value >= 0", number(softcap));
 }
 inline void check_device_min_d(const char* function, float min_d) {
-  if (!is_finite(min_d) || min_d < 0)
-    fail(function, "min_d", "a finite value >= 0", number(min_d));
+  if (!is_finite(min_d) || min_d < 0) fail(function, "min_d", "a finite value >= 0", number(min_d));
 }
 inline void check_device_heads(const char* function, const char* name, index_t num_heads,
                                index_t num_kv_heads) {
@@ -56,22 +54,26 @@ void check_device_rows(const char* function, const char* name,
   check_device_extent(function, name, view, 2, "q_len", shape.q_len);
 }
 
-/// A tensor of a call and where it lies.
-struct named_footprint {
-  const char* name;
-  footprint memory;
-};
-
-inline void check_device_status(const char* function, const device_output_options& options,
-                                const attention_shape& shape,
-                                std::initializer_list<named_footprint> others) {
+/// The status of rows, if it is asked for: apart from all that was named before.
+inline void check_device_status(const char* function, call_tensors& tensors,
+                                const device_output_options& options,
+                                const attention_shape& shape) {
   if (!options.status.data()) return;
   check_device_rows(function, "status", options.status, shape);
-  const footprint status = check_device_output(function, "status", options.status);
-  for (const named_footprint& other : others)
-    check_disjoint(function, "status", status, other.name, other.memory);
+  tensors.written("status", layout_of(options.status));
 }
 
+/// What a black box read.
+template <class Q, class KV>
+void read_device_inputs(call_tensors& tensors, const tensor_view<Q, 4, device_memory>& q,
+                        const tensor_view<KV, 4, device_memory>& k,
+                        const tensor_view<KV, 4, device_memory>& v) {
+  tensors.read("q", layout_of(q));
+  tensors.read("k", layout_of(k));
+  tensors.read("v", layout_of(v));
+}
+
+/// The shapes of a black box's tensors and the options that say what it did.
 template <class T, class Q, class KV>
 attention_shape check_device_output_form(const char* function,
                                          const tensor_view<T, 4, device_memory>& out,
@@ -81,20 +83,8 @@ attention_shape check_device_output_form(const char* function,
                                          const tensor_view<KV, 4, device_memory>& v,
                                          const device_output_options& options) {
   attention_shape shape{q.extent(0), q.extent(1), q.extent(2), k.extent(2)};
-  const footprint written = check_device_output(function, "out", out),
-                  sums = check_device_output(function, "lse", lse);
-  const named_footprint inputs[3] = {{"q", check_device_memory(function, "q", q)},
-                                     {"k", check_device_memory(function, "k", k)},
-                                     {"v", check_device_memory(function, "v", v)}};
-  for (const named_footprint& input : inputs) {
-    check_disjoint(function, "out", written, input.name, input.memory);
-    check_disjoint(function, "lse", sums, input.name, input.memory);
-  }
-  check_disjoint(function, "lse", sums, "out", written);
   check_device_rows(function, "out", out, shape);
   check_device_rows(function, "lse", lse, shape);
-  check_device_status(function, options, shape,
-                      {{"out", written}, {"lse", sums}, inputs[0], inputs[1], inputs[2]});
   if (options.pages.given())
     shape.kv_len = check_pages(function, options.pages, k, shape.batch, options.sequences);
   else
@@ -155,8 +145,13 @@ void correct_output(const Backend& backend, const tensor_view<T, 4, device_memor
                     const tensor_view<KV, 4, device_memory>& v, const Modifier& modifier,
                     const device_output_options& options = {}) {
   constexpr const char* function = "correct_output";
+  impl::call_tensors tensors(function);
+  impl::read_device_inputs(tensors, q, k, v);
+  tensors.written("out", impl::layout_of(out));
+  tensors.written("lse", impl::layout_of(lse));
   const attention_shape shape =
       impl::check_device_output_form(function, out, lse, q, k, v, options);
+  impl::check_device_status(function, tensors, options, shape);
   impl::check_device_modifier(modifier, function, shape);
   const cuda::device_geometry g = impl::device_geometry_of(function, shape, options.sequences);
   const index_t rows = shape.batch * shape.num_heads * shape.q_len;
@@ -193,17 +188,15 @@ void correct_output_by_mass(const Backend& backend, const tensor_view<T, 4, devi
   static_assert(cuda::support_of<Modifier> != cuda::support_width::wide,
                 "zerotune: correct_output_by_mass takes modifiers that change one key of a row");
   const attention_shape shape{out.extent(0), out.extent(1), out.extent(2), v.extent(2)};
-  const impl::footprint written = impl::check_device_output(function, "out", out);
-  const impl::footprint values = impl::check_device_memory(function, "v", v);
-  const impl::footprint masses = impl::check_device_memory(function, "mass", mass);
-  impl::check_disjoint(function, "out", written, "v", values);
-  impl::check_disjoint(function, "out", written, "mass", masses);
+  impl::call_tensors tensors(function);
+  tensors.read("v", impl::layout_of(v));
+  tensors.read("mass", impl::layout_of(mass));
+  tensors.written("out", impl::layout_of(out));
   impl::check_device_extent(function, "v", v, 0, "batch", shape.batch);
   impl::check_device_extent(function, "v", v, 3, "value_dim", out.extent(3));
   impl::check_device_heads(function, "out", shape.num_heads, v.extent(1));
   impl::check_device_rows(function, "mass", mass, shape);
-  impl::check_device_status(function, options, shape,
-                            {{"out", written}, {"v", values}, {"mass", masses}});
+  impl::check_device_status(function, tensors, options, shape);
   if (options.pages.given()) impl::fail(function, "pages", "none", "a table of pages");
   impl::check_device_min_d(function, options.min_d);
   impl::check_device_modifier(modifier, function, shape);
@@ -241,12 +234,16 @@ void gamma_gradient(const Backend& backend, const tensor_view<T, 4, device_memor
                     const tensor_view<double, 2, device_memory>& gradient,
                     const device_output_options& options = {}) {
   constexpr const char* function = "gamma_gradient";
+  impl::call_tensors tensors(function);
+  impl::read_device_inputs(tensors, q, k, v);
+  tensors.read("out", impl::layout_of(out));
+  tensors.read("lse", impl::layout_of(lse));
+  tensors.read("d_out", impl::layout_of(d_out));
+  tensors.written("gradient", impl::layout_of(gradient));
   const attention_shape shape =
       impl::check_device_output_form(function, out, lse, q, k, v, options);
-  impl::check_device_memory(function, "d_out", d_out);
   for (std::size_t i = 0; i < 4; ++i)
     impl::check_device_extent(function, "d_out", d_out, i, "of out", out.extent(i));
-  impl::check_device_output(function, "gradient", gradient);
   impl::check_device_extent(function, "gradient", gradient, 0, "batch", shape.batch);
   impl::check_device_extent(function, "gradient", gradient, 1, "num_heads", shape.num_heads);
   if (gradient.stride(1) != 1 || gradient.stride(0) != shape.num_heads)
@@ -280,8 +277,9 @@ void sink_mass(const Backend& backend, const tensor_view<W, 4, device_memory>& w
   constexpr const char* function = "sink_mass";
   const attention_shape shape{weights.extent(0), weights.extent(1), weights.extent(2),
                               weights.extent(3)};
-  impl::check_device_memory(function, "weights", weights);
-  impl::check_device_output(function, "mass", mass);
+  impl::call_tensors tensors(function);
+  tensors.read("weights", impl::layout_of(weights));
+  tensors.written("mass", impl::layout_of(mass));
   impl::check_device_extent(function, "mass", mass, 0, "batch", shape.batch);
   impl::check_device_extent(function, "mass", mass, 1, "num_heads", shape.num_heads);
   if (mass.stride(1) != 1 || mass.stride(0) != shape.num_heads)
