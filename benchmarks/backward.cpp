@@ -29,7 +29,7 @@ class problem : public bench::attention_case<float> {
         shape_(s),
         d_log_gamma_(static_cast<std::size_t>(s.heads)),
         scratch_(static_cast<std::size_t>(
-            zt::attention_backward_workspace(q.read(), k.read(), v.read()))) {}
+            zt::attention_backward_workspace_bytes(q.read(), k.read(), v.read()))) {}
 
   void forward() { run(gamma); }
   void backward() {
@@ -116,7 +116,7 @@ class problem : public bench::attention_case<float> {
 
   bench::shape shape_;
   std::vector<double> d_log_gamma_;
-  std::vector<float> scratch_;
+  std::vector<std::byte> scratch_;
 };
 
 bool print_cost(const bench::shape& s) {

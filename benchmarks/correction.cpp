@@ -26,7 +26,7 @@ class problem : public bench::attention_case<float> {
   explicit problem(const bench::shape& s)
       : attention_case(s),
         is_decode_(s.q_len == 1),
-        workspace_(static_cast<std::size_t>(zt::decode_workspace_size(
+        workspace_(static_cast<std::size_t>(zt::attention_decode_workspace_bytes(
             {1, s.heads, s.q_len, s.kv_len}, s.kv_heads, s.head_dim, s.head_dim))) {}
 
   /// A kernel that knows no gamma.
@@ -43,7 +43,7 @@ class problem : public bench::attention_case<float> {
 
  private:
   bool is_decode_;
-  std::vector<float> workspace_;
+  std::vector<std::byte> workspace_;
 };
 
 bool print_cost(const bench::shape& s) {

@@ -67,8 +67,8 @@ class problem {
         v_(bytes_),
         q_(static_cast<std::size_t>(heads * head_dim)),
         out_(q_.size()),
-        workspace_(static_cast<std::size_t>(
-            zt::decode_workspace_size({1, heads, 1, kv_len}, kv_heads, head_dim, head_dim))),
+        workspace_(static_cast<std::size_t>(zt::attention_decode_workspace_bytes(
+            {1, heads, 1, kv_len}, kv_heads, head_dim, head_dim))),
         table_(static_cast<std::size_t>(kv_len / page_size)) {
     fill(out_.data(), heads * head_dim, 1);
     for (std::size_t i = 0; i < q_.size(); ++i) q_[i] = query_of<T>(out_[i]);
@@ -148,7 +148,8 @@ class problem {
   std::size_t bytes_;
   bench::memory k_, v_;
   std::vector<query_of<T>> q_;
-  std::vector<float> out_, workspace_;
+  std::vector<float> out_;
+  std::vector<std::byte> workspace_;
   std::vector<std::int32_t> table_;
 };
 

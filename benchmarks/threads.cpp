@@ -45,8 +45,8 @@ template <class T>
 bool print_decode(const char* type, index_t kv_len, zt::thread_pool& pool) {
   const bench::shape s{1, kv_len, 128, 32, 8};
   const bench::attention_case<T> p(s);
-  std::vector<float> workspace(static_cast<std::size_t>(
-      zt::decode_workspace_size({1, s.heads, 1, kv_len}, s.kv_heads, s.head_dim, s.head_dim)));
+  std::vector<std::byte> workspace(static_cast<std::size_t>(zt::attention_decode_workspace_bytes(
+      {1, s.heads, 1, kv_len}, s.kv_heads, s.head_dim, s.head_dim)));
   const auto run = [&](auto&& executor) {
     zt::attention_decode(zt::backend::simd<>{}, p.q.read(), p.k.read(), p.v.read(), p.out.view(),
                          zt::causal{} | zt::initial_token{gamma},

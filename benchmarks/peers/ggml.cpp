@@ -41,7 +41,7 @@ class ours {
         v(s.kv_heads, s.kv_len, s.head_dim, 3),
         out(s.heads, s.q_len, s.head_dim, 4),
         is_decode_(s.q_len == 1),
-        scratch_(static_cast<std::size_t>(zt::decode_workspace_size(
+        scratch_(static_cast<std::size_t>(zt::attention_decode_workspace_bytes(
             {1, s.heads, s.q_len, s.kv_len}, s.kv_heads, s.head_dim, s.head_dim))) {
     options_.plan = zt::plan_attention();
     workspace_.resize(static_cast<std::size_t>(zt::attention_workspace_bytes(
@@ -66,7 +66,7 @@ class ours {
   bool is_decode_;
   zt::attention_options<float> options_;
   std::vector<std::byte> workspace_;
-  std::vector<float> scratch_;
+  std::vector<std::byte> scratch_;
 };
 
 /// A graph of ggml for the same tensors.

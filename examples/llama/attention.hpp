@@ -91,15 +91,13 @@ void attend_backward(attention_backward_call call, const Modifier& modifier,
     set_modifier(f, modifier, memory);
     run_attention_backward(call, memory, threads);
   } else {
-    const std::int64_t slots = std::min<std::int64_t>(threads.num_threads(), f.k.extent(1));
-    const std::int64_t size = zerotune::attention_backward_workspace(f.q, f.k, f.v);
-    memory.scratch.resize(slots, size);
+    const auto bytes = memory.bytes(zerotune::attention_backward_workspace_bytes(
+        f.q, f.k, f.v, std::min<std::int64_t>(threads.num_threads(), f.k.extent(1))));
     const zerotune::tensor_view<double, 2> d_log_gamma(call.d_log_gamma, {1, f.q.extent(1)});
-    zerotune::attention_backward(
-        attention_backend{}, f.q, f.k, f.v, f.out, f.lse, call.d_out, call.d_q, call.d_k, call.d_v,
-        d_log_gamma, zerotune::compose(modifier, zerotune::causal{}),
-        {.softmax_scale = f.softmax_scale, .workspace = {memory.scratch.data(), {slots * size}}},
-        threads);
+    zerotune::attention_backward(attention_backend{}, f.q, f.k, f.v, f.out, f.lse, call.d_out,
+                                 call.d_q, call.d_k, call.d_v, d_log_gamma,
+                                 zerotune::compose(modifier, zerotune::causal{}),
+                                 {.softmax_scale = f.softmax_scale, .workspace = bytes}, threads);
   }
 }
 

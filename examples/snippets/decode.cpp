@@ -16,8 +16,8 @@ int main() {
   zt::tensor_view k(p.k.data(), {1, 2, 6, 8});                 // [batch, kv_heads, kv_len, dim]
   zt::tensor_view v(p.v.data(), {1, 2, 6, 8});
   zt::tensor_view out(out_data.data(), {1, 4, 1, 8});          // one query per head
-  std::vector<float> memory(static_cast<std::size_t>(          // for kv_len up to 4096
-      zt::decode_workspace_size({1, 4, 1, 4096}, /*num_kv_heads=*/2, 8, 8)));
+  std::vector<std::byte> memory(static_cast<std::size_t>(      // for kv_len up to 4096
+      zt::attention_decode_workspace_bytes({1, 4, 1, 4096}, /*num_kv_heads=*/2, 8, 8)));
   zt::attention_decode(zt::backend::simd<>{}, q, k, v, out, zt::causal{} | sink,
                        {.workspace = zt::view_of(memory)});
   // [/dense]

@@ -90,16 +90,16 @@ TEST(attention_backward_faults, options) {
                  {"positions dim 0 (batch)"});
   expect_message([&](call& c) { c.options.kv_lengths = test::list_view(lengths); },
                  {"kv_lengths[0]"});
-  std::vector<float> memory(10);
+  std::vector<std::byte> memory(10);
   expect_message(
       [&](call& c) {
         c.options.workspace = {memory.data(), {10}};
       },
-      {"workspace dim 0 (size)", "got 10"});
+      {"workspace dim 0 (bytes)", "got 10"});
   expect_message([&](call& c) { c.options.workspace = {memory.data(), {5}, {2}}; }, {"workspace"});
   expect_message(
       [&](call& c) {
-        c.options.workspace = {c.q.view().data(), {100}};
+        c.options.workspace = {reinterpret_cast<std::byte*>(c.q.view().data()), {100}};
       },
       {"workspace", "apart from q"});
 }

@@ -37,13 +37,14 @@ TYPED_TEST(attention_backward_property, threads_and_workspace_do_not_matter) {
   }
   backward_run<type> run(s, 2);
   run.forward(backend, run.s.usual());
-  const index_t slot =
-      zerotune::attention_backward_workspace(run.in.q.view(), run.in.k.view(), run.in.v.view());
   zerotune::thread_pool pool(4);
   for (const index_t slots : {1, 2, 9, 20}) {
-    std::vector<acc> memory(static_cast<std::size_t>(slots * slot), static_cast<acc>(nan));
+    const index_t bytes = zerotune::attention_backward_workspace_bytes(
+        run.in.q.view(), run.in.k.view(), run.in.v.view(), slots);
+    // Every number of it is NaN.
+    std::vector<std::byte> memory(static_cast<std::size_t>(bytes), std::byte{0xff});
     auto options = run.backward_options();
-    options.workspace = zerotune::tensor_view<acc, 1>(memory.data(), {slots * slot});
+    options.workspace = zerotune::view_of(memory);
     zerotune::attention_backward(backend, run.in.q.view(), run.in.k.view(), run.in.v.view(),
                                  run.out.view(), run.lse.view(), run.d_out.view(), run.d_q.view(),
                                  run.d_k.view(), run.d_v.view(), run.d_log_gamma.view(),

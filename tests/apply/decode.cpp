@@ -482,22 +482,23 @@ TYPED_TEST(decode_of, takes_a_workspace_of_the_size_that_it_asks_for) {
   s.complete();
   test::inputs<T> in(s, 14);
   const auto expected = this->run(s, in, s.usual());
-  const index_t size =
-      zerotune::decode_workspace_size({2, 6, 3, split_length}, 2, s.head_dim, s.value_dim);
-  for (const index_t off : {0, 1, 3, 15}) {  // any alignment
-    std::vector<real> memory(static_cast<std::size_t>(size + off + 8), real(-3));
+  const index_t size = zerotune::attention_decode_workspace_bytes<real>({2, 6, 3, split_length}, 2,
+                                                                        s.head_dim, s.value_dim);
+  constexpr std::byte untouched{0xa5};
+  for (const index_t off : {0, 1, 4, 63}) {  // any alignment
+    std::vector<std::byte> memory(static_cast<std::size_t>(size + off + 64), untouched);
     decoded<T> got(s);
     zerotune::decode_options<real> options;
     options.softmax_scale = static_cast<real>(s.scale);
     options.lse = got.lse.view();
-    options.workspace = zerotune::tensor_view<real, 1>(memory.data() + off, {size});
+    options.workspace = zerotune::tensor_view<std::byte, 1>(memory.data() + off, {size});
     zerotune::attention_decode(typename TestFixture::backend{}, in.q.const_view(),
                                in.k.const_view(), in.v.const_view(), got.out.view(), s.usual(),
                                options);
     EXPECT_TRUE(expected.same(got)) << off;
-    for (index_t i = 0; i < off; ++i) EXPECT_EQ(memory[static_cast<std::size_t>(i)], real(-3));
-    for (index_t i = off + size; i < off + size + 8; ++i)
-      EXPECT_EQ(memory[static_cast<std::size_t>(i)], real(-3)) << "wrote behind the workspace";
+    for (index_t i = 0; i < off; ++i) EXPECT_EQ(memory[static_cast<std::size_t>(i)], untouched);
+    for (index_t i = off + size; i < off + size + 64; ++i)
+      EXPECT_EQ(memory[static_cast<std::size_t>(i)], untouched) << "wrote behind the workspace";
   }
 }
 

@@ -30,9 +30,11 @@ struct decode_call {
     options.lse = {part(4), {2, 4, 1}};
     options.kv_lengths = test::list_view(lengths);
     options.q_starts = test::list_view(starts);
-    options.workspace = {part(5), {zerotune::decode_workspace_size({2, 4, 1, 5}, 2, 8, 6)}};
+    options.workspace = {bytes(5),
+                         {zerotune::attention_decode_workspace_bytes({2, 4, 1, 5}, 2, 8, 6)}};
   }
   float* part(int i) { return memory.data() + i * 1000; }
+  std::byte* bytes(int i) { return reinterpret_cast<std::byte*>(part(i)); }
   void operator()() {
     zerotune::attention_decode(
         zerotune::backend::scalar{}, q, k, v, out,
@@ -168,29 +170,29 @@ TEST(decode_refuses, memory_that_does_not_fit) {
                  {"lse", "memory apart from out"});
   expect_refused("workspace over out",
                  [](auto& c) {
-                   c.options.workspace = {c.part(3), {c.options.workspace.extent(0)}};
+                   c.options.workspace = {c.bytes(3), {c.options.workspace.extent(0)}};
                  },
                  {"workspace", "memory apart from out"});
   expect_refused("workspace over lse",
                  [](auto& c) {
-                   c.options.workspace = {c.part(4), {c.options.workspace.extent(0)}};
+                   c.options.workspace = {c.bytes(4), {c.options.workspace.extent(0)}};
                  },
                  {"workspace", "memory apart from lse"});
   expect_refused("workspace over k",
                  [](auto& c) {
-                   c.options.workspace = {c.part(1) + 100, {c.options.workspace.extent(0)}};
+                   c.options.workspace = {c.bytes(1) + 400, {c.options.workspace.extent(0)}};
                  },
                  {"workspace", "memory apart from k"});
   expect_refused("small workspace",
                  [](auto& c) {
-                   c.options.workspace = {c.part(5), {c.options.workspace.extent(0) - 1}};
+                   c.options.workspace = {c.bytes(5), {c.options.workspace.extent(0) - 1}};
                  },
-                 {"workspace", "elements side by side"});
+                 {"workspace dim 0 (bytes)", "at least"});
   expect_refused("spread workspace",
                  [](auto& c) {
-                   c.options.workspace = {c.part(5), {c.options.workspace.extent(0)}, {2}};
+                   c.options.workspace = {c.bytes(5), {c.options.workspace.extent(0)}, {2}};
                  },
-                 {"workspace", "elements side by side", "stride 2"});
+                 {"workspace stride 0", "expected 1", "got 2"});
 }
 
 TEST(decode_refuses, options_and_modifiers_that_do_not_fit) {
@@ -217,11 +219,11 @@ TEST(decode_refuses, options_and_modifiers_that_do_not_fit) {
   expect_refused("position", [](auto& c) { c.positions[1] = 5; }, {"positions[1]", "got 5"});
 }
 
-TEST(decode_workspace_size, refuses_what_does_not_fit) {
+TEST(attention_decode_workspace_bytes, refuses_what_does_not_fit) {
   const auto message = [](const zerotune::attention_shape& shape, index_t kv_heads,
                           index_t head_dim, index_t value_dim) {
     return test::message_of(
-        [&] { zerotune::decode_workspace_size(shape, kv_heads, head_dim, value_dim); });
+        [&] { zerotune::attention_decode_workspace_bytes(shape, kv_heads, head_dim, value_dim); });
   };
   EXPECT_EQ(message({1, 4, 1, 100}, 2, 8, 8), "");
   EXPECT_TRUE(test::mentions(message({1, 4, 1, 100}, 3, 8, 8), {"num_kv_heads", "got 3"}));
@@ -233,10 +235,10 @@ TEST(decode_workspace_size, refuses_what_does_not_fit) {
 }
 
 // What was enough for a longer cache is enough for a shorter one.
-TEST(decode_workspace_size, grows_with_the_length) {
+TEST(attention_decode_workspace_bytes, grows_with_the_length) {
   index_t former = 0;
   for (const index_t length : {0, 1, 1024, 1025, 5000, 32768, 32769, 100000}) {
-    const index_t size = zerotune::decode_workspace_size({2, 8, 1, length}, 2, 64, 64);
+    const index_t size = zerotune::attention_decode_workspace_bytes({2, 8, 1, length}, 2, 64, 64);
     EXPECT_GE(size, former);
     former = size;
   }

@@ -240,8 +240,8 @@ TYPED_TEST(scratch_of, pages_and_lengths_allocate_nothing) {
   const std::vector<index_t> lengths{170, 33}, starts{150, 30};
   test::tensor<type> q({2, 4, 3, 24}), output({2, 4, 3, 24});
   test::tensor<acc, 3> lse({2, 4, 3}), mass({2, 4, 3});
-  std::vector<acc> workspace(static_cast<std::size_t>(
-      zerotune::decode_workspace_size({2, 4, 3, page_size * pages}, 2, 24, 24)));
+  std::vector<std::byte> workspace(static_cast<std::size_t>(
+      zerotune::attention_decode_workspace_bytes<acc>({2, 4, 3, page_size * pages}, 2, 24, 24)));
   const auto fill = [&](auto options) {
     options.kv_lengths = test::list_view(lengths);
     options.q_starts = test::list_view(starts);
@@ -271,8 +271,8 @@ TYPED_TEST(scratch_of, pages_and_lengths_allocate_nothing) {
 TYPED_TEST(scratch_of, a_running_engine_allocates_nothing) {
   using acc = typename TestFixture::acc;
   std::vector<std::byte> workspace(static_cast<std::size_t>(this->bytes(1)));
-  std::vector<acc> decode_workspace(
-      static_cast<std::size_t>(zerotune::decode_workspace_size({2, 4, 1, 170}, 2, 24, 24)));
+  std::vector<std::byte> decode_workspace(static_cast<std::size_t>(
+      zerotune::attention_decode_workspace_bytes<acc>({2, 4, 1, 170}, 2, 24, 24)));
   const auto q = this->in.q.const_view();
   const auto out = this->out.view();
   const auto step = [&](index_t first, index_t count, bool by_decode) {

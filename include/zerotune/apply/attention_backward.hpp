@@ -3,11 +3,10 @@
 // the attention's output and LSE. docs/mathematics.md, section 2.
 #pragma once
 
-#include <atomic>
-#include <bit>
-#include <memory>
+#include <cstddef>
 
 #include "zerotune/apply/attention.hpp"
+#include "zerotune/apply/scratch.hpp"
 #include "zerotune/kernel/attention_backward_block.hpp"
 #include "zerotune/policy/head_gammas.hpp"
 
@@ -24,20 +23,18 @@ struct attention_backward_options {
   /// As in sequence_options.
   tensor_view<const index_t, 1> kv_lengths{};
   tensor_view<const index_t, 1> q_starts{};
-  /// Contiguous scratch memory of attention_backward_workspace numbers or more, so that the call
-  /// allocates nothing. Empty: allocated, before anything is written.
-  tensor_view<Acc, 1> workspace{};
+  /// Scratch memory of attention_backward_workspace_bytes bytes or more, so that the call allocates
+  /// nothing. Empty: allocated for as many threads as may run, before anything is written.
+  tensor_view<std::byte, 1> workspace{};
 };
 
 inline namespace ZEROTUNE_ABI {
 namespace impl {
 
-/// Most groups (key-value heads of a sequence) in flight at once.
-inline constexpr index_t backward_slots = 64;
-
-/// Numbers that one group in flight needs.
-inline index_t backward_slot_size(const char* function, const attention_shape& shape,
-                                  index_t num_kv_heads, index_t head_dim, index_t value_dim) {
+/// Bytes that a group (a key-value head of a sequence and its query heads) needs.
+template <class Acc>
+index_t backward_scratch_bytes(const char* function, const attention_shape& shape,
+                               index_t num_kv_heads, index_t head_dim, index_t value_dim) {
   const index_t group_size = shape.num_heads / num_kv_heads;
   // Whatever fits an allocation at all stays below this, so the layout's sums cannot overflow.
   constexpr index_t limit = index_t{1} << 48;
@@ -47,29 +44,8 @@ inline index_t backward_slot_size(const char* function, const attention_shape& s
       !multiply(rows + 8 * backward_keys, head_dim + value_dim + 64, &numbers) || numbers > limit)
     fail(function, "workspace", "a size that fits 48 bits",
          std::to_string(rows) + " rows of " + std::to_string(head_dim));
-  return backward_layout(head_dim, value_dim, rows).total;
+  return backward_layout(head_dim, value_dim, rows).total * static_cast<index_t>(sizeof(Acc));
 }
-
-/// Hands out slots of the workspace: a bit is set while the slot is in use. As many threads as
-/// there are slots may hold one, so that one is always free.
-class slot_pool {
- public:
-  int acquire() {
-    std::uint64_t used = used_.load(std::memory_order_relaxed);
-    for (;;) {
-      const int slot = std::countr_one(used);
-      if (used_.compare_exchange_weak(used, used | (std::uint64_t{1} << slot),
-                                      std::memory_order_acquire, std::memory_order_relaxed))
-        return slot;
-    }
-  }
-  void release(int slot) {
-    used_.fetch_and(~(std::uint64_t{1} << slot), std::memory_order_release);
-  }
-
- private:
-  std::atomic<std::uint64_t> used_{0};
-};
 
 /// Where a head begins; the data itself of a tensor without elements, which may be null.
 template <class T, std::size_t Rank, class... Indices>
@@ -105,16 +81,17 @@ inline constexpr bool accumulate_in = (std::same_as<accumulator_t<plain<T>>, Acc
 
 }  // namespace impl
 
-/// Numbers of scratch memory that attention_backward needs per key-value head in flight. A
-/// workspace of n times as many serves n threads; more than min(64, batch * num_kv_heads) times is
-/// of no use.
+/// Bytes of scratch memory that attention_backward needs for `threads` threads; more than batch *
+/// num_kv_heads of them have no work. With less memory than that some of them wait.
 /// @throws invalid_argument for a shape that attention would refuse
 template <class Q, class K, class V>
-index_t attention_backward_workspace(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
-                                     const tensor_view<V, 4>& v) {
-  constexpr const char* function = "attention_backward_workspace";
+index_t attention_backward_workspace_bytes(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
+                                           const tensor_view<V, 4>& v, index_t threads = 1) {
+  constexpr const char* function = "attention_backward_workspace_bytes";
   const attention_shape shape = impl::check_qkv(function, q, k, v);
-  return impl::backward_slot_size(function, shape, k.extent(1), q.extent(3), v.extent(3));
+  return impl::workspace_bytes(impl::backward_scratch_bytes<accumulator_t<impl::plain<K>>>(
+                                   function, shape, k.extent(1), q.extent(3), v.extent(3)),
+                               threads);
 }
 
 /// Gradients of a loss L through attention(q, k, v, out, modifier), from its output and LSE,
@@ -144,7 +121,7 @@ index_t attention_backward_workspace(const tensor_view<Q, 4>& q, const tensor_vi
 /// @throws invalid_argument for what does not fit, std::bad_alloc without memory for the workspace,
 ///         before anything is written
 /// Costs five products of the tile where the forward pass has two. Work is split over batch *
-/// num_kv_heads, 64 at a time: more threads than that do not help.
+/// num_kv_heads: more threads than that do not help.
 template <class Backend, class Q, class K, class V, class O, class Lse, class DO, element DQ,
           element DK, element DV, std::floating_point G, logit_modifier Modifier,
           impl::executor_reference Executor = serial_executor>
@@ -211,60 +188,45 @@ void attention_backward(
   check_modifier(modifier, function, shape);
 
   const index_t groups = shape.batch * num_kv_heads;
-  const index_t slot = impl::backward_slot_size(function, shape, num_kv_heads, head_dim, value_dim);
-  index_t slots = groups < impl::backward_slots ? groups : impl::backward_slots;
-  acc* scratch = options.workspace.data();
-  if (scratch) {
-    if (options.workspace.extent(0) < slot)
-      impl::fail(function, "workspace dim 0 (size)", "at least " + std::to_string(slot),
-                 std::to_string(options.workspace.extent(0)));
-    if (options.workspace.extent(0) > 1 && options.workspace.stride(0) != 1)
-      impl::fail(function, "workspace stride 0", "1", std::to_string(options.workspace.stride(0)));
-    const index_t given = options.workspace.extent(0) / slot;
-    slots = given < slots ? given : slots;
-  }
   if (groups == 0) return;
-  std::unique_ptr<acc[]> owned;
-  if (!scratch) {
-    owned.reset(new acc[static_cast<std::size_t>(slots) * static_cast<std::size_t>(slot)]);
-    scratch = owned.get();
-  }
+  impl::scratch_slots scratch(
+      function, options.workspace,
+      impl::backward_scratch_bytes<acc>(function, shape, num_kv_heads, head_dim, value_dim),
+      impl::attention_tasks_of(executor) == 1 ? 1 : groups);
 
   const index_t group_size = shape.num_heads / num_kv_heads;
   const acc scale = options.softmax_scale != acc(0)
                         ? options.softmax_scale
                         : static_cast<acc>(1.0 / std::sqrt(static_cast<double>(head_dim)));
-  impl::slot_pool pool;
-  executor.parallel_for(slots, [&](index_t task) {
-    const int mine = pool.acquire();
-    for (index_t group = task; group < groups; group += slots) {
-      const index_t b = group / num_kv_heads, kv_head = group % num_kv_heads;
-      const index_t head = kv_head * group_size;
-      const impl::attention_backward_args<acc> args{
-          impl::source_of<Backend, acc>(q, b, head),
-          impl::source_of<Backend, acc>(k, b, kv_head),
-          impl::source_of<Backend, acc>(v, b, kv_head),
-          impl::source_of<Backend, acc>(out, b, head),
-          impl::source_of<Backend, acc>(d_out, b, head),
-          impl::head_pointer(lse, b, head, 0),
-          lse.stride(1),
-          lse.stride(2),
-          impl::sink_of<Backend, acc>(d_q, b, head),
-          impl::sink_of<Backend, acc>(d_k, b, kv_head),
-          impl::sink_of<Backend, acc>(d_v, b, kv_head),
-          d_log_gamma.data() ? impl::head_pointer(d_log_gamma, b, head) : nullptr,
-          d_log_gamma.stride(1),
-          &impl::store_number<G>,
-          options.initial_positions.data() ? options.initial_positions(b) : 0,
-          b,
-          head,
-          group_size,
-          head_dim,
-          value_dim,
-          scale};
-      impl::backward_group<Backend, acc, Modifier>(args, g, modifier, scratch + mine * slot).run();
-    }
-    pool.release(mine);
+  executor.parallel_for(groups, [&](index_t group) {
+    const impl::scratch_slot slot(scratch);
+    const index_t b = group / num_kv_heads, kv_head = group % num_kv_heads;
+    const index_t head = kv_head * group_size;
+    const impl::attention_backward_args<acc> args{
+        impl::source_of<Backend, acc>(q, b, head),
+        impl::source_of<Backend, acc>(k, b, kv_head),
+        impl::source_of<Backend, acc>(v, b, kv_head),
+        impl::source_of<Backend, acc>(out, b, head),
+        impl::source_of<Backend, acc>(d_out, b, head),
+        impl::head_pointer(lse, b, head, 0),
+        lse.stride(1),
+        lse.stride(2),
+        impl::sink_of<Backend, acc>(d_q, b, head),
+        impl::sink_of<Backend, acc>(d_k, b, kv_head),
+        impl::sink_of<Backend, acc>(d_v, b, kv_head),
+        d_log_gamma.data() ? impl::head_pointer(d_log_gamma, b, head) : nullptr,
+        d_log_gamma.stride(1),
+        &impl::store_number<G>,
+        options.initial_positions.data() ? options.initial_positions(b) : 0,
+        b,
+        head,
+        group_size,
+        head_dim,
+        value_dim,
+        scale};
+    impl::backward_group<Backend, acc, Modifier>(args, g, modifier,
+                                                 reinterpret_cast<acc*>(slot.data()))
+        .run();
   });
 }
 

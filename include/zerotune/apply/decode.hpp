@@ -4,10 +4,11 @@
 #pragma once
 
 #include <cmath>
-#include <vector>
+#include <cstddef>
 
 #include "zerotune/apply/cache.hpp"
 #include "zerotune/apply/rows.hpp"
+#include "zerotune/apply/scratch.hpp"
 #include "zerotune/kernel/split_decode.hpp"
 #include "zerotune/policy/head_gammas.hpp"
 
@@ -26,8 +27,9 @@ struct decode_options {
   /// As in sequence_options.
   tensor_view<const index_t, 1> kv_lengths{};
   tensor_view<const index_t, 1> q_starts{};
-  /// At least decode_workspace_size elements side by side, overwritten; empty: the call allocates.
-  tensor_view<Acc, 1> workspace{};
+  /// Scratch memory of attention_decode_workspace_bytes bytes or more, so that the call allocates
+  /// nothing. Empty: allocated, before anything is written.
+  tensor_view<std::byte, 1> workspace{};
   /// Of a plan only kept_bytes matters here: keys and values of so many bytes are taken to be in a
   /// cache still from the call before. 0, the default, is right for a host that goes through other
   /// memory between two calls, a model's weights say: what is in memory is then read at twice the
@@ -36,24 +38,38 @@ struct decode_options {
 };
 
 inline namespace ZEROTUNE_ABI {
+namespace impl {
 
-/// Elements of the workspace of attention_decode. It grows with kv_len up to 32 parts a key-value
-/// head, and holds for all shorter caches too.
-/// @throws invalid_argument if num_kv_heads does not divide num_heads, or the size overflows
-inline index_t decode_workspace_size(const attention_shape& shape, index_t num_kv_heads,
-                                     index_t head_dim, index_t value_dim) {
-  constexpr const char* function = "decode_workspace_size";
+/// Bytes of the parts of a call, from a cache line on.
+template <class Acc>
+index_t decode_scratch_bytes(const char* function, const attention_shape& shape,
+                             index_t num_kv_heads, index_t head_dim, index_t value_dim) {
   if (num_kv_heads < 1 || shape.num_heads % num_kv_heads != 0)
-    impl::fail(function, "num_kv_heads", "a divisor of " + std::to_string(shape.num_heads),
-               std::to_string(num_kv_heads));
-  if (head_dim < 1 || head_dim > impl::decode_dim || value_dim < 1 || value_dim > impl::decode_dim)
-    impl::fail(function, "head_dim and value_dim", "1 to " + std::to_string(impl::decode_dim),
-               std::to_string(head_dim) + " and " + std::to_string(value_dim));
-  const impl::decode_tasks tasks(shape, num_kv_heads, head_dim, value_dim);
-  index_t size = 0;
-  if (!tasks.workspace_size(&size))
-    impl::fail(function, "shape", "a workspace that fits 64 bits", "more");
-  return size;
+    fail(function, "num_kv_heads", "a divisor of " + std::to_string(shape.num_heads),
+         std::to_string(num_kv_heads));
+  if (head_dim < 1 || head_dim > decode_dim || value_dim < 1 || value_dim > decode_dim)
+    fail(function, "head_dim and value_dim", "1 to " + std::to_string(decode_dim),
+         std::to_string(head_dim) + " and " + std::to_string(value_dim));
+  const decode_tasks tasks(shape, num_kv_heads, head_dim, value_dim);
+  index_t elements = 0, bytes = 0;
+  if (!tasks.workspace_size(&elements) ||
+      !multiply(elements, static_cast<index_t>(sizeof(Acc)), &bytes) || bytes > (index_t{1} << 62))
+    fail(function, "shape", "a workspace that fits 64 bits", "more");
+  return bytes;
+}
+
+}  // namespace impl
+
+/// Bytes of scratch memory that attention_decode needs; Acc is double where the tensors are. It
+/// grows with kv_len up to 32 parts a key-value head, and holds for all shorter caches too.
+/// @throws invalid_argument if num_kv_heads does not divide num_heads, or the size overflows
+template <class Acc = float>
+index_t attention_decode_workspace_bytes(const attention_shape& shape, index_t num_kv_heads,
+                                         index_t head_dim, index_t value_dim) {
+  return impl::workspace_bytes(
+      impl::decode_scratch_bytes<Acc>("attention_decode_workspace_bytes", shape, num_kv_heads,
+                                      head_dim, value_dim),
+      1);
 }
 
 namespace impl {
@@ -147,14 +163,9 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
   impl::cache_access<K>::check_lengths(function, "k", k, g);
   impl::cache_access<V>::check_lengths(function, "v", v, g);
   const index_t num_kv_heads = impl::cache_access<K>::check(function, "k", k).num_kv_heads;
-  const index_t needed = decode_workspace_size(shape, num_kv_heads, head_dim, value_dim);
-  if (options.workspace.data()) {
-    if (options.workspace.extent(0) < needed || options.workspace.stride(0) != 1)
-      impl::fail(function, "workspace", std::to_string(needed) + " elements side by side",
-                 std::to_string(options.workspace.extent(0)) + " of stride " +
-                     std::to_string(options.workspace.stride(0)));
-    tensors.scratch("workspace", options.workspace);
-  }
+  const index_t scratch_bytes =
+      impl::decode_scratch_bytes<acc>(function, shape, num_kv_heads, head_dim, value_dim);
+  if (options.workspace.data()) tensors.scratch("workspace", options.workspace);
   check_modifier(modifier, function, shape);
   if (q.empty()) return;
 
@@ -194,12 +205,13 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
         sink.position(b),
         place};
   };
-  std::vector<acc> own;
-  if (!options.workspace.data()) own.resize(static_cast<std::size_t>(needed));
-  impl::run_decode<Backend>(
-      executor, args, g, modifier, impl::decode_tasks(shape, num_kv_heads, head_dim, value_dim),
-      impl::aligned(options.workspace.data() ? options.workspace.data() : own.data()));
+  const impl::scratch_slots scratch(function, options.workspace, scratch_bytes, 1);
+  impl::run_decode<Backend>(executor, args, g, modifier,
+                            impl::decode_tasks(shape, num_kv_heads, head_dim, value_dim),
+                            reinterpret_cast<acc*>(scratch.at(0)));
 }
+
+/// The same on the scalar back end.
 template <class Q, key_value_cache K, key_value_cache V, element Out, logit_modifier Modifier,
           impl::executor_reference Executor = serial_executor>
   requires(element<std::remove_const_t<Q>>&& std::same_as<impl::cache_cell<K>, impl::cache_cell<V>>)

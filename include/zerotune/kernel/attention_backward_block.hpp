@@ -66,7 +66,7 @@ struct backward_layout {
     logits = take(backward_queries * backward_keys);
     slopes = take(backward_queries * backward_keys);
     lines = take(backward_padding * value_width);
-    total = at + backward_padding;  // for the group to begin at a cache line
+    total = at;
   }
 };
 
@@ -126,7 +126,7 @@ class backward_group {
         g_(g),
         m_(m),
         at_(a.head_dim, a.value_dim, a.group_size * g.shape.q_len),
-        scratch_(aligned(scratch)) {}
+        scratch_(scratch) {}
 
   void run() noexcept {
     for (index_t h = 0; h < a_.group_size; ++h) {

@@ -48,13 +48,6 @@ namespace impl {
 /// Scratch memory begins at a cache line: a vector that lies across two is two loads.
 inline constexpr index_t scratch_alignment = 64;
 
-/// The first cache line from here on, less than scratch_alignment bytes further.
-template <class Acc>
-Acc* aligned(Acc* memory) {
-  constexpr auto line = static_cast<std::uintptr_t>(scratch_alignment);
-  return memory + (line - reinterpret_cast<std::uintptr_t>(memory) % line) % line / sizeof(Acc);
-}
-
 template <class Backend, form Form, class T>
 struct missing_kernel;  // never defined: its name in the error names back end, form and type
 

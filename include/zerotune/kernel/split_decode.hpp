@@ -23,15 +23,14 @@ struct decode_tasks {
         value_dim(value),
         parts(key_splits::most(shape.kv_len)) {}
 
-  /// Elements of the workspace, with room to align it; false if they do not fit 64 bits.
+  /// Elements of the workspace; false if they do not fit 64 bits.
   bool workspace_size(index_t* size) const noexcept {
     constexpr index_t most_rows = index_t{1} << 40;
     if (rows > most_rows) return false;
     index_t tasks = 0;
     return !__builtin_mul_overflow(batch, num_kv_heads, &tasks) &&
            !__builtin_mul_overflow(tasks, parts, &tasks) &&
-           !__builtin_mul_overflow(tasks, part_size(), size) &&
-           !__builtin_add_overflow(*size, scratch_alignment / index_t{sizeof(float)}, size);
+           !__builtin_mul_overflow(tasks, part_size(), size);
   }
 
   /// The parts of a key-value head in the workspace of them all.
