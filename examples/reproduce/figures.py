@@ -3,7 +3,7 @@
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 SCORES = ("likelihood", "generated")
 COLUMN = {"likelihood": "predicted", "generated": "generated"}
@@ -81,3 +81,14 @@ def task_means_interval(tasks, rounds=2000, seed=1):
         means.append(mean(values))
     means.sort()
     return means[int(0.025 * rounds)], means[int(0.975 * rounds) - 1]
+
+
+def commonest_share(answers):
+    """The share of the commonest answer: of the labels, what always giving it would reach."""
+    return max(Counter(answers).values()) / len(answers)
+
+
+def balanced_accuracy(labels, answers):
+    """The mean over the classes of how many of each are right: a constant answer has 1/classes."""
+    return mean([mean([answer == label for label, answer in zip(labels, answers) if label == one])
+                 for one in sorted(set(labels))])

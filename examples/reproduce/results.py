@@ -113,12 +113,18 @@ class Quality:
         return [(figures.right(paper[key], "tuned", score), figures.right(auto[key], "tuned", score))
                 for key in sorted(paper.keys() & auto.keys())]
 
+    def best_constant(self, task):
+        """What the commonest label of the test rows would reach as the only answer."""
+        return mean([figures.commonest_share(run["outcomes"]["test"]["label"])
+                     for run in self.runs(task, "auto")])
+
     def classification(self):
         return [task for task in self.tasks if self.kinds[task] == CLASSIFICATION]
 
-    def mean_over_tasks(self, pairs_of):
+    def mean_over_tasks(self, pairs_of, without=()):
         """(mean, interval, tasks) of the difference over the classification tasks that were run."""
-        cells = [figures.differences(pairs_of(task)) for task in self.classification()]
+        cells = [figures.differences(pairs_of(task)) for task in self.classification()
+                 if task not in without]
         cells = [found for found in cells if found]
         if not cells:
             return None
@@ -178,6 +184,29 @@ def quality_table(quality):
     return table(["task", "method", "runs", "likelihood: untouched", "tuned", "difference [95%]",
                   "generated: untouched", "tuned", "difference [95%]", "invalid answers"], rows,
                  ["l", "l"] + ["r"] * 8)
+
+
+def constant_table(quality):
+    """What always giving one answer would reach, and how near to that the answers are."""
+    rows = []
+    for task in quality.tasks:
+        runs = quality.runs(task, "auto")
+        if not runs:
+            continue
+        row = [task, percent(quality.best_constant(task))]
+        tests = [run["outcomes"]["test"] for run in runs]
+        for measure in (percent_right, lambda _, answers: figures.commonest_share(answers),
+                        figures.balanced_accuracy):
+            row += [percent(mean([measure(test["label"], test[side]["predicted"])
+                                  for test in tests])) for side in ("untouched", "tuned")]
+        rows.append(row)
+    return table(["task", "best constant answer", "accuracy: untouched", "tuned",
+                  "commonest answer: untouched", "tuned", "balanced accuracy: untouched", "tuned"],
+                 rows)
+
+
+def percent_right(labels, answers):
+    return mean([answer == label for label, answer in zip(labels, answers)])
 
 
 def goals(quality):
@@ -303,17 +332,25 @@ def did_not_work(quality):
                                 f"{points(change)})")
     if poor:
         lines.append("Single runs of `auto` that lost more than 3 points: " + ", ".join(poor) + ".")
-    chance = []
+    unable = {}
     for task in quality.tasks:
-        runs = [run for run in quality.runs(task, "auto") if run["outcomes"].get("classes")]
+        runs = quality.runs(task, "auto")
         if runs:
-            count = len(runs[0]["outcomes"]["classes"])
-            best = mean([metric(run, "test", "tuned", "likelihood") for run in runs])
-            if best < 1 / count + 0.05:
-                chance.append(f"{task} ({percent(best)} with {count} classes)")
-    if chance:
-        lines.append("Tasks that the model cannot do, within 5 points of guessing even when tuned "
-                     "(they stay in every mean): " + ", ".join(chance) + ".")
+            tuned = mean([metric(run, "test", "tuned", "likelihood") for run in runs])
+            constant = quality.best_constant(task)
+            if tuned < constant + 0.05:
+                unable[task] = f"{task} ({percent(tuned)}, a constant answer {percent(constant)})"
+    if unable:
+        lines.append("Tasks that the model cannot do: even tuned it is not 5 points above one and the "
+                     "same answer for every row, by likelihood: " + ", ".join(unable.values())
+                     + ". They stay in every mean. What such a task gains is another constant answer.")
+        gains = [quality.mean_over_tasks(
+            lambda task, s=score: quality.gain_pairs(task, "auto", s), unable) for score in SCORES]
+        if all(gains):
+            lines.append("Without them the classification tasks gain "
+                         + " and ".join(f"{points(value, interval)} ({score})" for
+                                        (value, interval, _), score in zip(gains, SCORES))
+                         + " points with `auto`.")
     failed = [f"{run['task']} {run['method']}" for runs in quality.cells.values()
               for run in runs.values() if run.get("placebo_equal") is False]
     lines.append("The placebo (gamma = 1 through the whole machinery) "
@@ -333,6 +370,12 @@ def quality_section(runs, tasks):
         "### What was run", coverage(quality),
         "### Goals", table(["goal", "found", ""], goals(quality), ["l", "l", "l"]),
         "### Untouched and tuned on the test split", quality_table(quality),
+        "### Beside a constant answer",
+        "`auto`, by likelihood. A task is done only where accuracy passes the best constant answer, the "
+        "share of the commonest label. The commonest answer's share says how near to a constant the "
+        "answers are; balanced accuracy is the mean over the classes, where a constant has one over their "
+        "number.",
+        constant_table(quality),
         "### What is significant: auto against untouched",
         "Exact McNemar test with the rows of the data as units (a row tested under several wordings or "
         "seeds counts once, for the side that was right more often); Holm's correction over the tasks; "

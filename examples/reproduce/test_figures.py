@@ -53,6 +53,12 @@ class Figures(unittest.TestCase):
         low, high = figures.task_means_interval([[[1] * 10], [[0] * 10] * 5])
         self.assertEqual((low, high), (0.5, 0.5))
 
+    def test_a_constant_answer_is_told_from_a_good_one(self):
+        labels = [0] * 6 + [1] * 4
+        self.assertEqual(figures.commonest_share(labels), 0.6)
+        self.assertEqual(figures.balanced_accuracy(labels, [0] * 10), 0.5)
+        self.assertEqual(figures.balanced_accuracy(labels, [0] * 3 + [1] * 7), 0.75)
+
 
 class Experiments(unittest.TestCase):
     tasks = experiments.load_tasks()
