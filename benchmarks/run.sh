@@ -179,7 +179,10 @@ else
   say "no Python with matplotlib: no pictures"
 fi
 notes=$docs/performance_notes.md
+readme=()
+[[ $docs == docs && -n $peers ]] && readme=(--readme README.md)
 python3 -B benchmarks/report/page.py --figures "$figures" --output "$docs/performance.md" \
+  "${readme[@]}" \
   --notes "$([[ -f $notes ]] && echo "$notes" || echo docs/performance_notes.md)"
 say "the figures: $figures, the page: $docs/performance.md"
 if ((${#failed[@]} > 0)); then

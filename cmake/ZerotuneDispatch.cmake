@@ -8,7 +8,7 @@
 #
 #   HEADER   declares TYPE, the type of a function with plain-data arguments: using kernel = void(args&);
 #   SOURCES  define one such function under the name ZEROTUNE_DISPATCHED, a macro; they include
-#            zerotune/core/ and zerotune/kernel/ only and no inline functions that other files share
+#            zerotune/core/, policy/ and kernel/ only and no inline functions that other files share
 #   INSTRUCTION_SETS  beside the baseline; by default all that the compiler knows of
 #                     avx2, avx512, avx512_bf16 and amx_bf16
 #   LIBRARIES, DEFINITIONS  that the sources are compiled with, for example zerotune::simd

@@ -105,6 +105,40 @@ def goals_section(document):
     return text
 
 
+SUMMARY = [  # a goal's work, and what README calls it
+    ("fp32 prefill / FMA roof, 2048, d=128", "prefill of 2048 tokens in float: share of the multiply-add roof"),
+    ("bf16 prefill / bf16 dot roof, 2048, d=128", "the same in bfloat16: share of the dot products' roof"),
+    ("what gamma adds to the fused kernel, beyond the noise", "what gamma adds to attention: percent, beyond the noise"),
+    ("with gamma vs SDPA with a mask, from 2048", "PyTorch's attention with gamma in its mask, from 2048"),
+    ("vs compiled FlexAttention", "PyTorch's compiled FlexAttention"),
+    ("vs vLLM f32, its packing included, from 2048", "vLLM's CPU attention in float, from 2048"),
+    ("vs vLLM bf16", "vLLM's CPU attention in bfloat16"),
+    ("decode vs vLLM and SGLang, from 4k keys", "vLLM's and SGLang's decode, from 4096 keys"),
+    ("backward / forward, with d log gamma", "the backward pass as a multiple of the forward one"),
+]
+
+
+def summary(document):
+    """README's table: the range of each goal's figures, and the goal."""
+    goals = {goal.work: goal for goal in goals_for(document)}
+    rows = []
+    for work, name in SUMMARY:
+        values = [value for _, value in goals[work].select(document)] if work in goals else []
+        if values:
+            low, high = show(min(values)), show(max(values))
+            rows.append([name, low if low == high else f"{low} to {high}", goal_limits(goals[work])[0]])
+    return table([f"one thread of an {document['cpu']}", "measured", "goal"], rows)
+
+
+def replace_between(path, begin, end, text):
+    """The lines between two marks of a file."""
+    whole = path.read_text(encoding="utf-8")
+    if whole.count(begin) != 1 or whole.count(end) != 1:
+        sys.exit(f"page.py: {path}: expected one {begin} and one {end}")
+    head, rest = whole.split(begin)
+    path.write_text(head + begin + "\n" + text + "\n" + end + rest.split(end)[1], encoding="utf-8")
+
+
 def machine_section(document):
     kind = machine_kind(document)
     lines = [f"{document['cpu']}, {document['cores']} cores, with "
@@ -336,6 +370,8 @@ def main():
     parser.add_argument("--figures", type=pathlib.Path, required=True)
     parser.add_argument("--notes", type=pathlib.Path, required=True)
     parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--readme", type=pathlib.Path,
+                        help="a page whose short table, between two marks, is replaced too")
     options = parser.parse_args()
     document = json.loads(options.figures.read_text(encoding="utf-8"))
     if document.get("schema") != "zerotune-benchmarks/1":
@@ -346,6 +382,8 @@ def main():
     if unused:
         sys.exit(f"page.py: {options.notes}: no section of the name {', '.join(sorted(unused))}")
     options.output.write_text(write_page(document, notes, options.figures.parent), encoding="utf-8")
+    if options.readme:
+        replace_between(options.readme, "<!-- speed -->", "<!-- /speed -->", summary(document))
 
 
 if __name__ == "__main__":

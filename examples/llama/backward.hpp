@@ -4,7 +4,7 @@
 //
 //     llama::backward(model, policy, trees, loss, workspace, gradient);
 //
-// docs/mathematics.md, section 2. All but attention is compiled once, in backward.cpp.
+// docs/mathematics.md, section 5. All but attention is compiled once, in backward.cpp.
 #pragma once
 
 #include <cstddef>

@@ -22,7 +22,7 @@ int main() {
   zt::tensor_view out(out_data.data() + 4 * 8, {1, 4, 2, 8}, {192, 48, 8, 1});
   const zt::attention_plan plan = zt::plan_attention();        // once: sizes from the CPU's caches
   std::vector<std::byte> memory(static_cast<std::size_t>(      // for any kv_len
-      zt::attention_workspace_bytes(zt::backend::simd<>{}, q, k_all, v_all, out, plan, 2)));
+      zt::attention_workspace_bytes(zt::backend::simd<>{}, q, k_all, v_all, out, plan, /*threads=*/2)));
   zt::attention(zt::backend::simd<>{}, q, k_all, v_all, out, zt::causal{} | sink,
                 {.plan = plan, .workspace = zt::view_of(memory)}, threads);
   // [/chunk]

@@ -11,7 +11,7 @@ import sys
 
 LAYERS = ("core", "policy", "apply", "analysis", "tuning", "interop")
 TYPE = re.compile(r"(?:struct|class|concept|enum class) (\w+)\b(?!;)|using (\w+) =")
-CONSTANT = re.compile(r"inline constexpr [^=({]*?\b(\w+)(?: =|\{)")
+CONSTANT = re.compile(r"inline constexpr [^=({[]*?\b(\w+)(?: =|\{|\[)")
 NO_NAME = re.compile(r"(template|requires|static_assert|extern)\b")
 FUNCTION = re.compile(r"[\w:<>,&*\[\]\s]*?\b(\w+)\(")
 
@@ -25,7 +25,7 @@ def public_names(text: str) -> set[str]:
             nesting.append(opened.group(1))
         elif re.match(r"\}  // namespace", line):
             nesting.pop()
-        elif not nesting or {"impl", "detail"} & set(nesting):
+        elif not nesting or {"impl", "detail", "cuda"} & set(nesting):
             continue
         elif not re.match(r"\w|\[\[", line) or NO_NAME.match(line):
             continue
@@ -44,14 +44,15 @@ def main() -> int:
     for line in page.split("\n"):
         cells = line.split(" | ")
         if len(cells) == 3:
-            for header in re.findall(r"\]\(\.\./include/zerotune/([\w/]+\.hpp)\)", cells[0]):
+            for header in re.findall(r"\]\(\.\./include/zerotune/([\w/]+\.(?:hpp|cuh))\)", cells[0]):
                 listed.setdefault(header, set()).update(re.findall(r"`([\w:]+)`", cells[1]))
     faults = []
     known: set[str] = set()
     total = 0
-    for layer in LAYERS:
-        for path in sorted((project / "include/zerotune" / layer).glob("*.hpp")):
-            header = f"{layer}/{path.name}"
+    headers = project / "include/zerotune"
+    for pattern in [f"{layer}/*.hpp" for layer in LAYERS] + ["apply/cuda/*.cuh"]:
+        for path in sorted(headers.glob(pattern)):
+            header = path.relative_to(headers).as_posix()
             names = public_names(path.read_text(encoding="utf-8"))
             known |= names
             total += len(names)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // gamma_gradient: the effect of every head's log gamma on a loss, from one forward and one backward
-// pass of the host (layer: analysis). docs/mathematics.md, section 2.
+// pass of the host (layer: analysis). docs/mathematics.md, section 5.
 #pragma once
 
 #include "zerotune/apply/output.hpp"

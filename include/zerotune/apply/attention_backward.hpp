@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backward pass of fused attention (layer: apply): dL/dq, dL/dk, dL/dv and dL/d log gamma from
-// the attention's output and LSE. docs/mathematics.md, section 2.
+// the attention's output and LSE. docs/mathematics.md, section 8.
 #pragma once
 
 #include <cstddef>

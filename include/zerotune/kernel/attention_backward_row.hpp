@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backward pass of attention on one row (layer: kernel): weights from the LSE of the row, and
-// dL/dl_j = a_j (<dL/do, v_j> - <dL/do, o>). docs/mathematics.md, section 2.
+// dL/dl_j = a_j (<dL/do, v_j> - <dL/do, o>). docs/mathematics.md, section 8.
 #pragma once
 
 #include <cmath>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The output form on one row (layer: kernel): a black box's (o, L) becomes
 // o' = o / D + (e^b - 1) e^t / D v_j, L' = L + log D, t = min(0, l_j - L); and the effect of log
-// gamma on a loss, a'_0 <dL/do', v_0 - o'>. docs/mathematics.md, section 2.
+// gamma on a loss, a'_0 <dL/do', v_0 - o'>. docs/mathematics.md, sections 2 and 5.
 #pragma once
 
 #include "zerotune/kernel/geometry.hpp"

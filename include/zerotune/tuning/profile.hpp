@@ -20,14 +20,14 @@ inline constexpr int profile_version = 1;
 
 /// What identifies a model; an empty text or a count of 0 says nothing.
 struct model_description {
-  std::string architecture;
-  std::string name;
+  std::string architecture{};
+  std::string name{};
   index_t layers = 0;
   index_t heads = 0;  ///< query heads
   index_t kv_heads = 0;
-  std::string vocabulary_hash;
-  std::string file_hash;
-  std::string quantization;  ///< of the weights in the file, such as q4_1
+  std::string vocabulary_hash{};
+  std::string file_hash{};
+  std::string quantization{};  ///< of the weights in the file, such as q4_1
 };
 
 /// Rows of each split by id.
