@@ -94,6 +94,10 @@ class call {
       impl::fail(function_, "lse dtype", k.dtype == 1 ? "0 or 1" : "0", std::to_string(lse.dtype));
   }
 
+  [[noreturn]] void refuse_dim(const char* what, std::int64_t dim) const {
+    impl::fail(function_, what, "at most 2^40", std::to_string(dim));
+  }
+
   /// q, k and v against one another; fills the shape of `p`.
   void queries_keys_values(problem* p, const zt_tensor* q, const zt_tensor* k, const zt_tensor* v) {
     p->q = input("q", q, {"batch", "num_heads", "q_len", "head_dim"}, {-1, -1, -1, -1});
@@ -109,6 +113,10 @@ class call {
       impl::fail(function_, "q dim 1 (num_heads)",
                  "a multiple of num_kv_heads = " + std::to_string(p->k.shape[1]),
                  std::to_string(p->q.shape[1]));
+    // Scratch memory grows with these; a tensor without elements may have any.
+    constexpr index_t most = index_t{1} << 40;
+    if (p->q.shape[3] > most) refuse_dim("q dim 3 (head_dim)", p->q.shape[3]);
+    if (p->v.shape[3] > most) refuse_dim("v dim 3 (value_dim)", p->v.shape[3]);
     p->batch = p->q.shape[0], p->num_heads = p->q.shape[1], p->num_kv_heads = p->k.shape[1];
     p->q_len = p->q.shape[2], p->kv_len = p->k.shape[2];
   }

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "call.hpp"
-#include "zerotune/apply/attention.hpp"
+#include "zerotune/apply/attention_backward.hpp"
 #include "zerotune/core/thread_pool.hpp"
 
 namespace {
@@ -97,10 +97,10 @@ void convert(const zt_tensor& from, const zt_tensor& to, std::int32_t threads) {
   run(sums_for(from.dtype).convert, p, threads);
 }
 
-/// Calls body(float&, double&) for every element of an LSE in float32 and its copy in float64.
-template <class Body>
-void for_each_lse(const zt_tensor& narrow, const zt_tensor& wide, const Body& body) {
-  auto* to = static_cast<double*>(wide.data);
+/// Calls body(float&, Copy&) for every element of an LSE in float32 and its copy.
+template <class Copy, class Body>
+void for_each_lse(const zt_tensor& narrow, const zt_tensor& copied, const Body& body) {
+  auto* to = static_cast<Copy*>(copied.data);
   for (index_t b = 0; b < narrow.shape[0]; ++b)
     for (index_t h = 0; h < narrow.shape[1]; ++h)
       for (index_t i = 0; i < narrow.shape[2]; ++i)
@@ -123,10 +123,16 @@ void run_attention(problem p, std::int32_t threads) {
     p.q = q_copy->tensor();
   }
   if (out.dtype != taken) p.out = out_copy.emplace(out, taken).tensor();
-  if (lse.data && lse.dtype != sums) p.lse = lse_copy.emplace(lse, sums).tensor();
+  // The LSE of a copied output goes last too: what may fail comes before anything is written.
+  if (lse.data && (lse.dtype != sums || out_copy)) p.lse = lse_copy.emplace(lse, sums).tensor();
   run(use.attention, p, threads);
   if (out_copy) convert(p.out, out, threads);
-  if (lse_copy) for_each_lse(lse, p.lse, [](float& to, double x) { to = static_cast<float>(x); });
+  if (!lse_copy) return;
+  const auto store = [](float& to, auto x) { to = static_cast<float>(x); };
+  if (sums == 1)
+    for_each_lse<double>(lse, p.lse, store);
+  else
+    for_each_lse<float>(lse, p.lse, store);
 }
 
 constexpr const char* query_rows[4] = {"batch", "num_heads", "q_len", "1"};
@@ -181,6 +187,9 @@ int zt_attention_backward(const zt_tensor* q, const zt_tensor* k, const zt_tenso
     c.check_accumulator("d_k", p.d_k, p.k);
     c.check_accumulator("d_v", p.d_v, p.k);
     if (d_log_gamma) c.output("d_log_gamma", d_log_gamma, p.batch * p.num_heads);
+    impl::backward_scratch_bytes<double>(function, {p.batch, p.num_heads, p.q_len, p.kv_len},
+                                         p.num_kv_heads, p.q.shape[3],
+                                         p.v.shape[3]);  // throws where sizes do not fit
     c.check_disjoint();
     c.check_options(&p, options, p.q.shape[3]);
     p.d_log_gamma = d_log_gamma;
@@ -190,7 +199,7 @@ int zt_attention_backward(const zt_tensor* q, const zt_tensor* k, const zt_tenso
     if (p.k.dtype == 1 && p.lse.dtype == 0) {
       const zt_tensor narrow = p.lse;
       p.lse = wide.emplace(narrow, 1).tensor();
-      for_each_lse(narrow, p.lse, [](float x, double& to) { to = static_cast<double>(x); });
+      for_each_lse<double>(narrow, p.lse, [](float x, double& to) { to = static_cast<double>(x); });
     }
     run(sums_for(p.k.dtype).backward, p, options.threads);
   });

@@ -87,6 +87,23 @@ TEST_F(gamma_response, a_gamma_in_the_modifier_is_part_of_the_weights) {
   }
 }
 
+// Attention leaves a row alone whose every key gamma = 0 would exclude.
+TEST(sink_rows_of, a_row_that_sees_the_initial_token_only_under_gamma_zero) {
+  const std::vector<float> x{1, 2, 3, 4};
+  std::vector<float> out(4), lse(2), mass(2);
+  const tensor_view<const float, 4> q(x.data(), {1, 1, 2, 2});
+  const tensor_view<float, 3> lse_view(lse.data(), {1, 1, 2}), mass_view(mass.data(), {1, 1, 2});
+  const zerotune::initial_token sink{0.0f};
+  zerotune::attention(q, q, q, tensor_view<float, 4>(out.data(), {1, 1, 2, 2}),
+                      zerotune::causal{} | sink, {.lse = lse_view, .sink_mass = mass_view});
+  const auto rows = zerotune::sink_rows(q, q, lse_view, zerotune::causal{} | sink, sink);
+  EXPECT_EQ(mass[0], 1.0f);
+  EXPECT_NEAR(rows[0].initial, 1.0, tolerance);
+  EXPECT_EQ(rows[0].rest, 0.0);
+  EXPECT_EQ(rows[1].initial, 0.0);
+  EXPECT_NEAR(rows[1].rest, 1.0, tolerance);
+}
+
 TEST_F(gamma_response, the_entropy_is_largest_at_the_peak) {
   for (const sink_row& row : rows(1)) {
     const double peak = zerotune::peak_gamma(row);

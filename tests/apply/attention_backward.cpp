@@ -190,4 +190,30 @@ TEST(attention_backward, element_types_mix) {
     EXPECT_EQ(d_log_gamma.at(i), static_cast<float>(whole.d_log_gamma.at(i)));
 }
 
+/// A bias that takes float and double, but no batch.
+struct scalar_bias {
+  template <std::floating_point Real>
+  Real log_bias(zerotune::row r, Real kv_pos) const {
+    return Real(-0.1) * (static_cast<Real>(r.q_pos) - kv_pos);
+  }
+  zerotune::tile_effect effect(int, zerotune::range, zerotune::range) const {
+    return zerotune::tile_effect::apply;
+  }
+};
+
+TYPED_TEST(attention_backward_kernel, a_bias_for_numbers_alone_goes_with_a_transform) {
+  using type = typename TypeParam::type;
+  scene s{.batch = 1, .num_heads = 2, .num_kv_heads = 1, .q_len = 40, .kv_len = 40};
+  s.gammas = {2.0f, 0.5f};
+  const auto modifier = zerotune::softcap{2.0f} | zerotune::causal{} | scalar_bias{};
+  backward_run<type> run(s, 3), scalar(s, 3);
+  run.both(typename TypeParam::backend{}, modifier);
+  scalar.both(zerotune::backend::scalar{}, modifier);
+  const double bound = sizeof(type) == 2 ? 2e-2 : 1e-4;
+  for (std::size_t i = 0; i < run.d_q.dense().size(); ++i)
+    ASSERT_NEAR(run.d_q.dense()[i], scalar.d_q.dense()[i], bound) << i;
+  for (std::size_t i = 0; i < run.d_k.dense().size(); ++i)
+    ASSERT_NEAR(run.d_k.dense()[i], scalar.d_k.dense()[i], 10 * bound) << i;
+}
+
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "support/errors.hpp"
 #include "support/forms.hpp"
+#include "zerotune/apply/decode.hpp"
 
 namespace {
 
@@ -113,6 +114,25 @@ TEST(attention_refuses, scales_and_gammas_that_do_not_fit) {
 }
 
 /// Every form checks lengths, starts and positions alike.
+// Also where no mass is asked for: they are read all the same.
+TEST(attention_refuses, sink_positions_that_do_not_fit) {
+  test::tensor<float> q({2, 4, 3, 8}), k({2, 2, 5, 8}), v({2, 2, 5, 8}), out({2, 4, 3, 8});
+  const std::vector<index_t> one{0}, beyond{0, 5};
+  for (const std::vector<index_t>& positions : {one, beyond}) {
+    const std::string whole = test::message_of([&] {
+      zerotune::attention(q.const_view(), k.const_view(), v.const_view(), out.view(),
+                          zerotune::identity{}, {.sink_positions = test::list_view(positions)});
+    });
+    const std::string decode = test::message_of([&] {
+      zerotune::attention_decode(q.const_view(), k.const_view(), v.const_view(), out.view(),
+                                 zerotune::identity{},
+                                 {.sink_positions = test::list_view(positions)});
+    });
+    for (const std::string& message : {whole, decode})
+      EXPECT_NE(message.find("positions"), std::string::npos) << message;
+  }
+}
+
 TEST(every_form_refuses, lengths_starts_and_positions_that_do_not_fit) {
   const index_t huge = std::numeric_limits<index_t>::max();
   for (int form = 0; form < all_forms::count; ++form) {

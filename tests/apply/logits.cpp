@@ -133,6 +133,33 @@ TYPED_TEST(logits_of, a_host_has_hidden_stay_hidden) {
 }
 
 // The rule of section 2 looks at positions and masks, and a host's -inf is a mask.
+/// A mask of one's own.
+struct hides_key_one {
+  template <class Batch>
+  Batch log_bias(zerotune::row, Batch kv_pos) const {
+    return zerotune::select(kv_pos == Batch(1), Batch(-std::numeric_limits<float>::infinity()),
+                            Batch(0.0f));
+  }
+  zerotune::tile_effect effect(int, zerotune::range, zerotune::range) const {
+    return zerotune::tile_effect::apply;
+  }
+};
+
+// What stands at a key that a bias hides is never read.
+TYPED_TEST(logits_of, a_hidden_key_may_hold_anything) {
+  using T = typename TypeParam::type;
+  for (const double anything : {std::nan(""), oracle::infinity, -oracle::infinity, 7.0}) {
+    test::tensor<T> logits({1, 1, 1, 4});
+    logits.set({0.5, anything, 1, -2});
+    zerotune::bias_logits(typename TypeParam::backend{}, logits.view(),
+                          hides_key_one{} | zerotune::initial_token{2.0f});
+    EXPECT_EQ(test::to_double(logits.at(1)), -oracle::infinity) << anything;
+    EXPECT_NEAR(test::to_double(logits.at(0)), 0.5 + std::log(2.0), 5e-3);
+    EXPECT_EQ(test::to_double(logits.at(2)), 1);
+    EXPECT_EQ(test::to_double(logits.at(3)), -2);
+  }
+}
+
 TYPED_TEST(logits_of, a_row_whose_other_keys_the_host_hid_is_left_at_gamma_zero) {
   using T = typename TypeParam::type;
   test::tensor<T> logits({1, 1, 1, 4});

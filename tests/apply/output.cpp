@@ -272,4 +272,26 @@ TYPED_TEST(output_of, an_lse_below_the_logit_counts_as_weight_one) {
   EXPECT_NEAR(static_cast<double>(lse.at(0)), 7.5 + std::log(4.0), 1e-5);
 }
 
+// A weight below the least normal float, and a gamma that makes most of the row of it.
+TYPED_TEST(output_of, a_tiny_weight_counts_under_a_huge_gamma) {
+  using T = typename TypeParam::type;
+  using real = typename TestFixture::acc;
+  for (const index_t rows : {1, 5}) {
+    test::tensor<T> q({1, 1, rows, 1}), k({1, 1, 2, 1}), v({1, 1, 2, 1}), out({1, 1, rows, 1});
+    test::tensor<real, 3> lse({1, 1, rows});
+    q.fill(1), k.set({-88, 0}), v.set({1, 0.5}), out.fill(0.5), lse.fill(0);
+    const zerotune::index_t last[] = {1};
+    const auto report = zerotune::correct_output(
+        typename TypeParam::backend{}, out.view(), lse.view(), q.const_view(), k.const_view(),
+        v.const_view(), zerotune::initial_token{3e38f},
+        zerotune::output_options{.softmax_scale = 1, .q_starts = {last, {1}}});
+    const double weight = static_cast<double>(3e38f) * std::exp(-88.0), d = 1 + weight;
+    EXPECT_EQ(report.count(row_status::corrected), rows);
+    for (index_t i = 0; i < rows; ++i) {
+      EXPECT_NEAR(test::to_double(out.at(i)), (0.5 + weight) / d, 4e-3) << rows;
+      EXPECT_NEAR(static_cast<double>(lse.at(i)), std::log(d), 1e-5) << rows;
+    }
+  }
+}
+
 }  // namespace

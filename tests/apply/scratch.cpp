@@ -378,6 +378,27 @@ TYPED_TEST(scratch_of, a_longer_cache_fits_the_workspace_of_a_short_one) {
   }
 }
 
+// An engine asks before it has a sequence, and a call without heads is one that does nothing.
+TYPED_TEST(scratch_of, a_shape_of_nothing_has_a_workspace_too) {
+  using type = typename TypeParam::type;
+  using acc = typename TestFixture::acc;
+  using backend = typename TypeParam::backend;
+  const auto bytes = [](index_t batch, index_t heads) {
+    test::tensor<type> q({batch, heads, 64, 24}), k({batch, 2, 64, 24});
+    test::tensor<type> out({batch, heads, 64, 24});
+    return zerotune::attention_workspace_bytes(backend{}, q.const_view(), k.const_view(),
+                                               k.const_view(), out.view());
+  };
+  EXPECT_EQ(bytes(0, 4), bytes(1, 4));
+  EXPECT_EQ(bytes(0, 4), bytes(3, 4));
+  EXPECT_GE(bytes(1, 0), 0);
+  test::tensor<type, 3> q({64, 0, 24}), k({64, 2, 24}), out({64, 0, 24});
+  const std::vector<index_t> ends{0, 40, 64};
+  zerotune::attention_ragged(backend{}, q.const_view(), k.const_view(), k.const_view(), out.view(),
+                             {test::list_view(ends), test::list_view(ends)}, zerotune::causal{},
+                             zerotune::ragged_options<acc>{});
+}
+
 TEST(check_memory, refuses_a_span_beyond_64_bits) {
   float x = 0;
   constexpr index_t far = (index_t{1} << 62) + 1;

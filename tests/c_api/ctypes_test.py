@@ -212,6 +212,30 @@ class CInterface(unittest.TestCase):
         self.assertEqual(results[0], results[1])
         self.assertEqual(results[0], results[2])
 
+    def test_dimensions_that_no_memory_holds_are_refused(self):
+        """Tensors without elements, or whose rows are all the same, may say anything."""
+        huge = 2**60
+        one = ctypes.create_string_buffer(64)
+
+        def tensor(*shape):
+            strides = (I64 * 4)(0, 0, 0, 0)
+            return Tensor(ctypes.addressof(one), (I64 * 4)(*shape), strides, F32)
+
+        library = self.library
+        q, k, v = tensor(1, 1, 1, 8), tensor(1, 1, 0, 8), tensor(1, 1, 0, huge)
+        out, lse = tensor(1, 1, 1, huge), tensor(1, 1, 1, 1)
+        d_q = Array((1, 1, 1, 8), F32)
+        code = library.zt_attention_backward(q, k, v, out, lse, out, d_q.tensor,
+                                             tensor(1, 1, 0, 8), v, None, None)
+        self.assertEqual(code, 1)
+        self.assertIn(b"value_dim", library.zt_last_error())
+        wide = tensor(1, 1, 1, huge)
+        written, sums = Array((1, 1, 1, 8), F32), Array((1, 1, 1, 1), F32)
+        code = library.zt_correct_output(written.tensor, sums.tensor, wide, tensor(1, 1, 0, huge),
+                                         tensor(1, 1, 0, 8), None)
+        self.assertEqual(code, 1)
+        self.assertIn(b"head_dim", library.zt_last_error())
+
     def test_errors_belong_to_their_thread(self):
         import threading
         self.assertEqual(self.library.zt_rescale_weights(None, None), 1)

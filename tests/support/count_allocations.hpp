@@ -13,9 +13,15 @@ namespace test {
 
 /// How often any thread has asked operator new for memory.
 inline std::atomic<long> allocations{0};
+/// How many more of them get it; below 0: all.
+inline std::atomic<long> allocations_left{-1};
 
 inline void* counted_or_null(std::size_t size, std::size_t alignment) noexcept {
   ++allocations;
+  for (long left = allocations_left; left >= 0;) {
+    if (left == 0) return nullptr;
+    if (allocations_left.compare_exchange_weak(left, left - 1)) break;
+  }
   const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
   return std::aligned_alloc(alignment, rounded ? rounded : alignment);
 }

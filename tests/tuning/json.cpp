@@ -4,6 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#if defined(__linux__)
+#include <sys/resource.h>
+#endif
+
 #include <cmath>
 #include <limits>
 #include <string>
@@ -165,6 +169,26 @@ TEST(json, other_schemas_and_versions_are_refused) {
                          {"version"}))
         << version;
 }
+
+#if defined(__linux__)
+// A first row of 20,000 numbers and as many empty rows: their product would be 1.6 GB.
+TEST(json, a_table_is_not_made_before_its_rows_agree) {
+  std::string gamma = "[[1";
+  for (int i = 1; i < 20000; ++i) gamma += ",1";
+  gamma += "]";
+  for (int i = 1; i < 20000; ++i) gamma += ",[]";
+  const auto peak = [] {
+    rusage use{};
+    getrusage(RUSAGE_SELF, &use);
+    return use.ru_maxrss / 1024;  // MiB
+  };
+  const long before = peak();
+  EXPECT_TRUE(
+      mentions(refusal(R"({"schema": "zerotune-profile", "version": 1, "gamma": )" + gamma + "]}"),
+               {"gamma[1]", "20000"}));
+  EXPECT_LT(peak() - before, 300);
+}
+#endif
 
 TEST(json, gammas_that_are_none_are_refused_with_their_place) {
   const auto with = [](const std::string& gamma) {

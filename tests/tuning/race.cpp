@@ -145,6 +145,35 @@ TEST(race, what_cannot_be_told_apart_counts_as_equal) {
   EXPECT_EQ(chosen(2.0), 0u);  // 0.075 is 1.78 standard errors: not even better than untouched
 }
 
+/// Every table answers alike; gamma 2 is more sure.
+struct unmoved_host {
+  index_t num_layers() const { return 1; }
+  index_t num_heads() const { return 1; }
+  std::vector<example_result> evaluate(const gamma_table& gamma, std::span<const index_t> examples,
+                                       const quantities&, const progress_callback&) {
+    std::vector<example_result> results;
+    for (const index_t row : examples)
+      results.push_back({.predicted = row % 2,
+                         .generated = row % 2,
+                         .loglik = {gamma(0, 0) == 2.0f ? 1.0 : 0.0, 0}});
+    return results;
+  }
+};
+
+TEST(race, equal_answers_cannot_be_told_apart) {
+  unmoved_host host;
+  const std::vector<index_t> labels(40, 0);
+  const std::vector<tuning_candidate> candidates{untouched_candidate(1, 1),
+                                                 {gamma_table(1, 1, 2.0f), "uniform", "", 2.0f}};
+  const auto chosen = [&](double margin) {
+    return race(host, candidates, test::rows_between(0, 40), labels,
+                {.first_rows = 0, .margin = margin})
+        .chosen;
+  };
+  EXPECT_EQ(chosen(0), 1u);  // the tie-breaker alone
+  EXPECT_EQ(chosen(1), 0u);
+}
+
 TEST(race, unsupervised_needs_no_label_and_warns_at_the_edge) {
   test::toy_host host = test::make_toy_host();
   const std::vector<index_t> none(40, no_label);

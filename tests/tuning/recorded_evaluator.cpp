@@ -170,4 +170,30 @@ TEST(recorded_evaluator, records_that_do_not_fit_are_refused) {
                        {"gradients"}));
 }
 
+/// Forgets its tables.
+struct forgetful_host {
+  zerotune::index_t num_layers() const { return 1; }
+  zerotune::index_t num_heads() const { return 1; }
+  std::vector<zerotune::example_result> evaluate(const zerotune::gamma_table&,
+                                                 std::span<const zerotune::index_t> examples,
+                                                 const zerotune::quantities&,
+                                                 const zerotune::progress_callback&) {
+    return std::vector<zerotune::example_result>(examples.size());
+  }
+  std::vector<std::vector<zerotune::example_result>> evaluate_many(
+      std::span<const zerotune::gamma_table>, std::span<const zerotune::index_t>,
+      const zerotune::quantities&, const zerotune::progress_callback&) {
+    return {};
+  }
+};
+
+TEST(evaluate_tables, a_host_that_returns_no_table_is_refused) {
+  forgetful_host host;
+  const std::vector<zerotune::gamma_table> tables(1, zerotune::gamma_table(1, 1));
+  const std::vector<zerotune::index_t> rows{0, 1};
+  EXPECT_TRUE(
+      test::mentions(test::message_of([&] { zerotune::evaluate_tables(host, tables, rows, {}); }),
+                     {"dim 0 (tables)", "expected 1", "got 0"}));
+}
+
 }  // namespace

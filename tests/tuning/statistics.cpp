@@ -113,6 +113,20 @@ TEST(statistics, mistakes_are_named) {
   EXPECT_TRUE(mentions(message_of([&] { brier_score(rows, {}); }), {"labels dim 0"}));
   EXPECT_TRUE(
       mentions(message_of([&] { calibration_error(rows, std::vector<index_t>{0}, 0); }), {"bins"}));
+  for (const double none : {std::nan(""), 1.5, -0.5, HUGE_VAL}) {
+    const std::vector<std::vector<double>> wrong{{0.5, 0.5}, {none, none}};
+    EXPECT_TRUE(mentions(message_of([&] {
+                           calibration_error(wrong, std::vector<index_t>{0, 0});
+                         }),
+                         {"probabilities[1][0]", "[0, 1]"}))
+        << none;
+  }
+}
+
+TEST(statistics, choices_that_are_all_impossible_are_alike) {
+  const std::vector<double> none(4, -HUGE_VAL);
+  EXPECT_EQ(choice_probabilities(none), std::vector<double>(4, 0.25));
+  EXPECT_NEAR(choice_entropy(none), std::log(4.0), 1e-15);
 }
 
 }  // namespace

@@ -82,6 +82,7 @@ std::vector<sink_row> sink_rows(Backend, const tensor_view<Q, 4>& q, const tenso
       for (index_t i = 0; i < shape.q_len; ++i) {
         const row r = g.at(b, h, i);
         const range seen = impl::seen_keys(g, modifier, r);
+        const bool unmodified = impl::ignores_zero_gamma(modifier, r, seen);
         const double row_lse = static_cast<double>(lse(b, h, i));
         sink_row result;
         result.keys = seen.size();
@@ -92,8 +93,12 @@ std::vector<sink_row> sink_rows(Backend, const tensor_view<Q, 4>& q, const tenso
                           static_cast<const impl::plain<Q>*>(q.pointer(b, h, i, 0)), q.stride(3),
                           static_cast<const kv_type*>(k.pointer(b, h / group_size, j, 0)),
                           k.stride(3), q.extent(3)));
-          const double log_weight =
-              apply_to_logit(modifier, r, static_cast<double>(j), logit) - row_lse;
+          const double position = static_cast<double>(j);
+          const double modified =
+              unmodified && impl::is_zero_gamma(impl::bias_part(modifier, r, position))
+                  ? impl::transform_part(modifier, r, position, logit)
+                  : apply_to_logit(modifier, r, position, logit);
+          const double log_weight = modified - row_lse;
           const double weight = std::exp(log_weight);
           if (!(weight > 0)) continue;
           if (j == sink.position(b)) {

@@ -171,8 +171,8 @@ void attention(Backend, const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k,
   if (options.sink_mass.data()) {
     impl::check_row_shape(function, "sink_mass", options.sink_mass, shape);
     tensors.written("sink_mass", options.sink_mass);
-    impl::check_positions(function, options.sink_positions, shape.batch, shape.kv_len);
   }
+  impl::check_positions(function, options.sink_positions, shape.batch, shape.kv_len);
   if (options.workspace.data()) tensors.scratch("workspace", options.workspace);
   impl::check_scale(function, static_cast<double>(options.softmax_scale));
   const geometry g =

@@ -154,8 +154,8 @@ void attention_decode(Backend, const tensor_view<Q, 4>& q, const K& k, const V& 
   if (options.sink_mass.data()) {
     impl::check_row_shape(function, "sink_mass", options.sink_mass, shape);
     tensors.written("sink_mass", options.sink_mass);
-    impl::check_positions(function, options.sink_positions, shape.batch, shape.kv_len);
   }
+  impl::check_positions(function, options.sink_positions, shape.batch, shape.kv_len);
   if (!impl::is_finite(options.softmax_scale))
     impl::fail(function, "softmax_scale", "a finite value", "NaN or infinity");
   const geometry g =

@@ -34,7 +34,7 @@ struct output_report {
   /// [batch, num_heads, q_len] row-major.
   std::vector<row_status> rows;
 
-  index_t count(row_status status) const {
+  ZEROTUNE_ALWAYS_INLINE_HOST index_t count(row_status status) const {
     index_t total = 0;
     for (const row_status s : rows) total += s == status;
     return total;
@@ -43,7 +43,7 @@ struct output_report {
   struct row_index {
     index_t batch, head, q;
   };
-  std::vector<row_index> amplified() const {
+  ZEROTUNE_ALWAYS_INLINE_HOST std::vector<row_index> amplified() const {
     std::vector<row_index> list;
     for (index_t i = 0; i < static_cast<index_t>(rows.size()); ++i)
       if (rows[static_cast<std::size_t>(i)] == row_status::amplified)

@@ -87,30 +87,23 @@ struct transforms<composition<First, Second>, X> {
   static constexpr bool value = transforms<First, X>::value && transforms<Second, X>::value;
 };
 
+/// Can every bias of the modifier be called with a batch? One written for float and double alone
+/// cannot.
+template <class M, class X>
+struct biases_take {
+  static constexpr bool value = !bias_modifier<M> || requires(const M& m, row r, X x) {
+    { m.log_bias(r, x) } -> std::same_as<X>;
+  };
+};
+template <class First, class Second, class X>
+struct biases_take<composition<First, Second>, X> {
+  static constexpr bool value = biases_take<First, X>::value && biases_take<Second, X>::value;
+};
+
 /// A modifier that the backward pass can differentiate: a bias, or a transform that is written for
 /// any batch type.
 template <class M, class Acc>
 concept differentiable = transforms<M, dual<Acc>>::value;
-
-/// The biases of a modifier without its transforms.
-template <logit_modifier M>
-struct biases_alone {
-  const M* modifier;
-  template <class Batch>
-  Batch log_bias(row r, Batch kv_pos) const {
-    return bias_part(*modifier, r, kv_pos);
-  }
-  range support(row r) const { return changed_keys(*modifier, r); }
-  tile_effect effect(head_of head, range q, range kv) const {
-    return modifier->effect(head, q, kv);
-  }
-};
-
-/// True if the row's gammas of 0 exclude all that it sees, so that it counts as unmodified.
-template <logit_modifier M>
-bool ignores_zero_gamma(const M& m, const row& r, range seen) {
-  return sees_only_excluded(biases_alone<M>{&m}, r, seen);
-}
 
 /// An integer test that vectorises and holds under -ffast-math.
 inline bool all_finite(const float* x, index_t count) {
@@ -252,7 +245,7 @@ void backward_modify(const M& m, const backward_row<Acc>& b, Acc* logits, Acc* s
     if constexpr (has_batch<Backend, Acc>) {
       using batch = typename row_ops<Backend, Acc>::batch;
       constexpr index_t bound = index_t{1} << 24;  // positions that a float holds
-      if constexpr (transforms<M, dual<batch>>::value)
+      if constexpr (transforms<M, dual<batch>>::value && biases_take<M, batch>::value)
         if (const index_t q_pos = b.at.q_pos;
             changed.end <= bound && range{-bound, bound}.contains(q_pos))
           begin = transform_logits<batch>(m, b, begin, changed, logits, slopes);

@@ -74,6 +74,26 @@ void block_dots(const attention_row_args<Q, KV, Out>& a, range block,
   }
 }
 
+/// The biases of a modifier without its transforms.
+template <logit_modifier M>
+struct biases_alone {
+  const M* modifier;
+  template <class Batch>
+  Batch log_bias(row r, Batch kv_pos) const {
+    return bias_part(*modifier, r, kv_pos);
+  }
+  range support(row r) const { return changed_keys(*modifier, r); }
+  tile_effect effect(head_of head, range q, range kv) const {
+    return modifier->effect(head, q, kv);
+  }
+};
+
+/// True if the row's gammas of 0 exclude all that it sees, so that it counts as unmodified.
+template <logit_modifier M>
+bool ignores_zero_gamma(const M& m, const row& r, range seen) {
+  return sees_only_excluded(biases_alone<M>{&m}, r, seen);
+}
+
 /// Applies the modifier to the scores of the keys `changed`; hidden keys get mask_bias. *poison
 /// becomes NaN if a score was not finite: a bounded transform would hide it. Returns the number of
 /// hidden keys.

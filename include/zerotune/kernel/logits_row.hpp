@@ -75,6 +75,10 @@ void bias_row(T* logits, index_t stride, const geometry& g, const Modifier& m,
     T& logit = logits[j * stride];
     const double position = static_cast<double>(j);
     const double bias = bias_part(m, r, position);
+    if (is_masked(bias)) {  // whatever is there
+      logit = hidden;
+      continue;
+    }
     if (is_masked_logit(logit)) continue;
     if (is_zero_gamma(bias) && !zero_checked) {
       zero_checked = true;

@@ -215,13 +215,15 @@ void weights_from_lse(const Q* q, index_t q_row, index_t q_stride, const KV* k, 
     if (softcap == 0.0) {
       row_ops<Backend, Q>::dots(k, k_stride, q, q_row, q_stride, head_dim,
                                 static_cast<acc>(softmax_scale), x, rows);
-      bool numbers = true;
+      // A weight that is no normal number of acc may still be much once gamma = 1e38 multiplies it.
+      constexpr double least = sizeof(acc) == sizeof(float) ? -87.0 : -708.0;
+      bool normal = true;
       for (index_t n = 0; n < rows; ++n) {
         const double t = static_cast<double>(x[n]) - lse(n);
         x[n] = static_cast<acc>(t < 0.0 ? t : 0.0);
-        numbers = numbers && is_finite(t);
+        normal = normal && is_finite(t) && t > least;
       }
-      if (numbers) {
+      if (normal) {
         row_ops<Backend, Q>::exp_and_sum(x, acc(0), rows);
         for (index_t n = 0; n < rows; ++n) weights[n] = static_cast<double>(x[n]);
         return;

@@ -89,7 +89,7 @@ concept differentiable_evaluator = evaluator<E> &&
 
 /// Evaluates the same examples under each table: in one go where the host can, else in turn. The
 /// progress counts rows over all tables.
-/// @throws invalid_argument if the host returns another number of results than examples
+/// @throws invalid_argument if the host returns another number of results than tables or examples
 template <evaluator E>
 std::vector<std::vector<example_result>> evaluate_tables(E& host,
                                                          std::span<const gamma_table> gammas,
@@ -109,19 +109,25 @@ std::vector<std::vector<example_result>> evaluate_tables(E& host,
       results.push_back(host.evaluate(gamma, examples, wanted, part));
     }
   }
+  const auto expect = [](const std::string& what, std::size_t expected, std::size_t got) {
+    if (got != expected)
+      impl::fail("evaluate_tables", what, std::to_string(expected), std::to_string(got));
+  };
+  expect("results dim 0 (tables)", gammas.size(), results.size());
   for (const auto& result : results)
-    if (result.size() != examples.size() || results.size() != gammas.size())
-      impl::fail("evaluate_tables", "results of the evaluator",
-                 std::to_string(gammas.size()) + " x " + std::to_string(examples.size()),
-                 std::to_string(results.size()) + " x " + std::to_string(result.size()));
+    expect("results dim 1 (examples)", examples.size(), result.size());
   return results;
 }
 
-/// Softmax of log-likelihoods; empty for an empty input.
+/// Softmax of log-likelihoods; all alike where none is above -infinity; empty for an empty input.
 inline std::vector<double> choice_probabilities(std::span<const double> loglik) {
   std::vector<double> result(loglik.begin(), loglik.end());
   if (result.empty()) return result;
   const double largest = *std::max_element(result.begin(), result.end());
+  if (!impl::is_finite(largest) && largest < 0) {
+    for (double& value : result) value = 1.0 / static_cast<double>(result.size());
+    return result;
+  }
   double sum = 0;
   for (double& value : result) sum += value = std::exp(value - largest);
   for (double& value : result) value /= sum;

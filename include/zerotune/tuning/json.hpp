@@ -129,12 +129,13 @@ inline gamma_table read_gamma(const profile_node& node) {
   const std::size_t layers = node.size();
   const std::size_t heads = layers > 0 ? node.element(0).size() : 0;
   if (layers == 0 || heads == 0) node.wrong("at least one layer of at least one head");
-  gamma_table table;
+  // Before memory is taken: a long first row and many empty ones would ask for their product.
+  for (std::size_t layer = 0; layer < layers; ++layer)
+    if (const profile_node row = node.element(layer); row.size() != heads)
+      row.wrong("an array of " + std::to_string(heads) + " gammas");
+  gamma_table table(static_cast<index_t>(layers), static_cast<index_t>(heads));
   for (std::size_t layer = 0; layer < layers; ++layer) {
     const profile_node row = node.element(layer);
-    if (row.size() != heads) row.wrong("an array of " + std::to_string(heads) + " gammas");
-    // Only once a second row agrees can the first length be believed to be the number of heads.
-    if (layer == 0) table = gamma_table(static_cast<index_t>(layers), static_cast<index_t>(heads));
     for (std::size_t head = 0; head < heads; ++head)
       table(static_cast<index_t>(layer), static_cast<index_t>(head)) = row.element(head).gamma();
   }

@@ -208,7 +208,9 @@ class racing {
       const paired_difference gap = difference_of(scores_[out_.leader], scores_[i]);
       candidate.behind = gap.mean;
       candidate.standard_error = gap.standard_error;
-      const bool close = candidate.admitted && gap.mean < options_.margin * gap.standard_error;
+      // Of candidates that answer every row alike gap and error are both 0.
+      const bool close = candidate.admitted && options_.margin > 0 &&
+                         gap.mean <= options_.margin * gap.standard_error;
       if (close && preferred(i, out_.chosen)) out_.chosen = i;
     }
   }

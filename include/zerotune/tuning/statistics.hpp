@@ -192,7 +192,9 @@ inline double brier_score(std::span<const std::vector<double>> probabilities,
 
 /// Expected calibration error: rows are put in bins by their largest probability, bin i holding
 /// (i / bins, (i + 1) / bins]; the mean gap between a bin's accuracy and its confidence.
-/// @throws invalid_argument if there are no rows, a row has no classes, lengths differ or bins < 1
+/// @throws invalid_argument if there are no rows, a row has no classes, lengths differ, bins < 1 or
+/// a
+///         row's greatest probability is not in [0, 1]
 inline double calibration_error(std::span<const std::vector<double>> probabilities,
                                 std::span<const index_t> labels, index_t bins = 10) {
   constexpr const char* name = "calibration_error";
@@ -206,6 +208,10 @@ inline double calibration_error(std::span<const std::vector<double>> probabiliti
     if (predicted == no_label)
       impl::fail(name, "probabilities[" + std::to_string(i) + "]", "at least one class", "none");
     const double confidence = probabilities[i][static_cast<std::size_t>(predicted)];
+    if (!impl::is_finite(confidence) || confidence < 0.0 || confidence > 1.0)
+      impl::fail(name,
+                 "probabilities[" + std::to_string(i) + "][" + std::to_string(predicted) + "]",
+                 "a number in [0, 1]", impl::number(confidence));
     const double place = std::ceil(confidence * static_cast<double>(bins)) - 1;
     const double last = static_cast<double>(bins - 1);
     const std::size_t bin = static_cast<std::size_t>(std::clamp(place, 0.0, last));

@@ -34,8 +34,9 @@ struct panel_kernel {
   static attention_tiling tiling(const problem& p, const attention_plan& plan,
                                  index_t wanted_tasks) noexcept {
     attention_tiling t;
-    const index_t groups = p.g.shape.batch * p.num_kv_heads();
-    if (groups == 0) return t;
+    // Of no sequence or head the sizes are those of one: a workspace is asked for before there are
+    // any.
+    const index_t all = p.g.shape.batch * p.num_kv_heads(), groups = all < 1 ? 1 : all;
     const index_t fitting = Products::block_multiple * plan.score_bytes /
                             (shape::width * static_cast<index_t>(sizeof(typename shape::real)));
     t.key_block = round_down(fitting < 32 ? 32 : fitting > 1024 ? 1024 : fitting, 32);
@@ -58,8 +59,9 @@ struct panel_kernel {
     }
     if (wanted < least_panels) wanted = least_panels;
     if (wanted > panels_of_group(p)) wanted = panels_of_group(p);
+    if (wanted < 1) wanted = 1;
     t.panels_per_task = wanted < most ? wanted : most;
-    t.tasks = groups * tasks_of_group(p, t);
+    t.tasks = all * tasks_of_group(p, t);
     t.scratch_bytes = shared + t.panels_per_task * each;
     return t;
   }
