@@ -194,8 +194,10 @@ def constant_table(quality):
         if not runs:
             continue
         row = [task, percent(quality.best_constant(task))]
+        row += [percent(mean([metric(run, "test", side, "likelihood") for run in runs]))
+                for side in ("untouched", "tuned")]
         tests = [run["outcomes"]["test"] for run in runs]
-        for measure in (percent_right, lambda _, answers: figures.commonest_share(answers),
+        for measure in (lambda _, answers: figures.commonest_share(answers),
                         figures.balanced_accuracy):
             row += [percent(mean([measure(test["label"], test[side]["predicted"])
                                   for test in tests])) for side in ("untouched", "tuned")]
@@ -203,10 +205,6 @@ def constant_table(quality):
     return table(["task", "best constant answer", "accuracy: untouched", "tuned",
                   "commonest answer: untouched", "tuned", "balanced accuracy: untouched", "tuned"],
                  rows)
-
-
-def percent_right(labels, answers):
-    return mean([answer == label for label, answer in zip(labels, answers)])
 
 
 def goals(quality):
